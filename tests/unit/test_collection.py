@@ -1,0 +1,68 @@
+"""The artifact that other teams install: built, installed into an empty directory, used by its full names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(p.name for p in (ROOT / "roles").iterdir() if (p / "tasks").is_dir())
+MODULES = sorted(p.stem for p in (ROOT / "plugins" / "modules").glob("*.py"))
+
+
+def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """Run a command and return its output; fail with all that it said."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of collections with nothing but the installed artifact in it."""
+    out = tmp_path_factory.mktemp("artifact")
+    run("ansible-galaxy", "collection", "build", "--output-path", str(out), cwd=ROOT)
+    (artifact,) = out.glob("torchfleet-gpu-*.tar.gz")
+    target = out / "collections"
+    run("ansible-galaxy", "collection", "install", "--offline", str(artifact), "-p", str(target), cwd=out)
+    return target
+
+
+def test_artifact_holds_the_product_and_nothing_private(installed: Path) -> None:
+    root = installed / "ansible_collections" / "torchfleet" / "gpu"
+    names = {str(p.relative_to(root)) for p in root.rglob("*")}
+    assert "plugins/modules/conda_env.py" in names
+    assert any(n.startswith("plugins/plugin_utils/data/") for n in names), "the planner's tables are missing"
+    assert not [n for n in names if n.split("/")[0] in {".git", ".venv", ".torchfleet", "collections"}]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_documented_by_its_full_name(installed: Path, module: str) -> None:
+    out = run(
+        "ansible-doc",
+        f"torchfleet.gpu.{module}",
+        cwd=installed,
+        env={"ANSIBLE_COLLECTIONS_PATH": str(installed)},
+    )
+    assert f"torchfleet.gpu.{module}".upper() in out.upper()
+    assert "EXAMPLES" in out
+
+
+def test_every_role_resolves_by_its_full_name(installed: Path, tmp_path: Path) -> None:
+    play = tmp_path / "play.yml"
+    tasks = "".join(f"    - ansible.builtin.import_role: {{name: torchfleet.gpu.{r}}}\n" for r in ROLES)
+    play.write_text(f"- hosts: localhost\n  gather_facts: false\n  tasks:\n{tasks}")
+    out = run(
+        "ansible-playbook",
+        "--list-tasks",
+        str(play),
+        cwd=tmp_path,
+        env={"ANSIBLE_COLLECTIONS_PATH": str(installed)},
+    )
+    for role in ROLES:
+        assert f"torchfleet.gpu.{role} : " in out, f"the role {role} contributed no task"
