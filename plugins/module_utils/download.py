@@ -1,0 +1,251 @@
+"""Fetch pinned files from mirrors that may fail, lie or redirect away.
+
+An ordered list of URLs names the same content. The first that delivers it wins; every one that did not is
+named, with the reason. A transfer resumes where it stopped, also when another mirror or another run goes on
+with it, because the sha256 decides in the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import IO, Any, Iterator, NamedTuple
+
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+CHUNK = 1 << 20
+# So often a transfer is taken up again at one mirror without a byte of progress.
+TRIES = 3
+
+
+class Failure(NamedTuple):
+    """One mirror that did not deliver."""
+
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.reason}"
+
+
+class Fetched(NamedTuple):
+    url: str
+    size: int
+    resumed_from: int
+    failures: list[Failure]
+
+
+class MirrorError(Exception):
+    """This mirror cannot deliver; another one may."""
+
+
+class TransientError(MirrorError):
+    """The same mirror may deliver when asked again."""
+
+
+class DownloadError(Exception):
+    """No mirror can help, or none did."""
+
+    def __init__(self, message: str, failures: list[Failure]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+def redact(url: str) -> str:
+    """Return the URL without its user and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
+def site(host: str) -> str:
+    """Return what the hosts of one site share: mirrors6.tuna.tsinghua.edu.cn is of tuna.tsinghua.edu.cn."""
+    parent = host.partition(".")[2]
+    return parent if parent.count(".") >= 1 and not re.match(r"[\d.]+\Z", host) else host
+
+
+class _SameSite(urllib.request.HTTPRedirectHandler):
+    """Follow redirects within a site only: elsewhere is not the mirror that its owner chose."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        leaves = site(old.hostname or "") != site(new.hostname or "")
+        if leaves or (old.scheme == "https" and new.scheme != "https"):
+            raise MirrorError(f"redirects away to {redact(newurl)}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _explain(error: BaseException) -> MirrorError:
+    if isinstance(error, urllib.error.HTTPError):
+        kind = TransientError if error.code >= 500 or error.code == 429 else MirrorError
+        return kind(f"HTTP {error.code} {error.reason}")
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        return _explain(error.reason)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return MirrorError(f"its TLS certificate is not trusted ({error.verify_message})")
+    if isinstance(error, socket.gaierror):
+        return MirrorError("its name does not resolve")
+    if isinstance(error, socket.timeout):
+        return TransientError("no answer in time")
+    if isinstance(error, ConnectionRefusedError):
+        return MirrorError("connection refused")
+    return TransientError(str(error) or type(error).__name__)
+
+
+@contextlib.contextmanager
+def _opened(url: str, timeout: float, method: str = "GET", offset: int = 0) -> Iterator[Any]:
+    """Open the URL; every failure of the network or the server becomes a MirrorError."""
+    parts = urllib.parse.urlsplit(url)
+    request = urllib.request.Request(redact(url), method=method)
+    request.add_header("User-Agent", "torchfleet")
+    if parts.username:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        # Unredirected, so that the credential never leaves the host that it is for.
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
+    opener = urllib.request.build_opener(_SameSite())
+    try:
+        with opener.open(request, timeout=timeout) as answer:
+            yield answer
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _explain(error) from error
+
+
+def peek(url: str, timeout: float, count: int = 8192) -> bytes:
+    """Return the first bytes of what the URL delivers."""
+    with _opened(url, timeout) as answer:
+        return bytes(answer.read(count))
+
+
+def available(urls: list[str], timeout: float) -> Fetched:
+    """Find the first URL that answers, without fetching it (for check mode)."""
+    failures: list[Failure] = []
+    for url in urls:
+        try:
+            with _opened(url, timeout, method="HEAD") as answer:
+                return Fetched(redact(url), int(answer.headers.get("Content-Length") or 0), 0, failures)
+        except MirrorError as error:
+            failures.append(Failure(redact(url), str(error)))
+    raise DownloadError("no mirror delivers the file", failures)
+
+
+def download(urls: list[str], dest: str, sha256: str, timeout: float) -> Fetched:
+    """Fetch the content with that sha256 to dest, whose directory must be private to the caller.
+
+    The bytes gather in dest + ".part", which survives a kill and is taken up by the next call.
+    """
+    failures: list[Failure] = []
+    with _exclusive(dest + ".part") as part:
+        for url in urls:
+            resumed_from = _size(part)
+            try:
+                _fetch(url, part, sha256, timeout)
+            except MirrorError as error:
+                failures.append(Failure(redact(url), str(error)))
+                continue
+            os.fsync(part.fileno())
+            Path(dest + ".part").rename(dest)
+            return Fetched(redact(url), _size(part), resumed_from, failures)
+    raise DownloadError("no mirror delivers the file", failures)
+
+
+def _digest(handle: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    handle.seek(0)
+    for chunk in iter(lambda: handle.read(CHUNK), b""):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _size(handle: IO[bytes]) -> int:
+    return os.fstat(handle.fileno()).st_size
+
+
+@contextlib.contextmanager
+def _exclusive(path: str) -> Iterator[IO[bytes]]:
+    """Open the file for one process at a time; others wait, then go on with what it left."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+b", buffering=0) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                moved = Path(path).stat().st_ino != os.fstat(descriptor).st_ino
+            except FileNotFoundError:
+                moved = True
+            if not moved:
+                yield handle
+                return
+
+
+def _fetch(url: str, part: IO[bytes], sha256: str, timeout: float) -> None:
+    stalled = 0
+    while True:
+        start = _size(part)
+        try:
+            start = _append(url, part, timeout)
+        except TransientError:
+            stalled = 0 if _size(part) > start else stalled + 1
+            if stalled == TRIES:
+                raise
+            continue
+        found, size = _digest(part), _size(part)
+        if found == sha256:
+            return
+        part.truncate(0)
+        if start == 0:  # all of it came from here, so this mirror lies
+            raise MirrorError(f"wrong content: {size} bytes with sha256 {found}, expected sha256 {sha256}")
+
+
+def _append(url: str, part: IO[bytes], timeout: float) -> int:
+    """Append what is missing, and return the offset at which this mirror's bytes start."""
+    offset = _size(part)
+    try:
+        with _opened(url, timeout, offset=offset) as answer:
+            if "html" in answer.headers.get("Content-Type", ""):
+                raise MirrorError("answers with a web page, not with the file")
+            resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+            if offset and not (answer.status == 206 and resumes):
+                offset = 0  # it cannot resume
+                part.truncate(0)
+                if answer.status != 200:
+                    raise TransientError(f"answers HTTP {answer.status} to a request for a range")
+            length = answer.headers.get("Content-Length")
+            _write(answer, part, offset, int(length) if length else None)
+    except MirrorError as error:
+        if offset and isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 416:
+            return offset  # nothing is missing, or what is there is of another file: the hash tells
+        raise
+    return offset
+
+
+def _write(answer: Any, part: IO[bytes], offset: int, length: int | None) -> None:
+    disk = os.fstatvfs(part.fileno())
+    free = disk.f_bavail * disk.f_frsize
+    if length and length > free:
+        raise DownloadError(f"{length} bytes are still to come and {free} bytes are free on the disk", [])
+    part.seek(offset)
+    got = 0
+    while True:
+        chunk = answer.read(CHUNK)
+        if not chunk:
+            break
+        try:
+            view = memoryview(chunk)
+            while view:
+                view = view[part.write(view) :]
+        except OSError as error:
+            detail = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+            raise DownloadError(f"cannot write the file: {detail}", []) from error
+        got += len(chunk)
+    if length is not None and got < length:
+        raise TransientError(f"the transfer was cut after {got} of {length} bytes")

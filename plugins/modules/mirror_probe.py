@@ -1,0 +1,162 @@
+#!/usr/bin/python
+# Apache-2.0, see LICENSE
+"""Find the mirrors that answer, as this host sees them."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirror_probe
+short_description: Find the mirrors that answer, as the host sees them
+version_added: 0.1.0
+description:
+  - For each group, an ordered list of mirrors of the same thing, finds the first that really delivers a small
+    known path, in one round trip for all groups. It reads a few kilobytes and changes nothing.
+  - A mirror answers when it delivers I(path) with I(expect) in the first 8 KiB. A login page of a captive
+    portal, an error page with status 200, or a redirect to another site is no answer.
+options:
+  groups:
+    description: The groups of mirrors.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The name of the group, for messages and for the result.
+        type: str
+        required: true
+      urls:
+        description: The bases, the preferred one first.
+        type: list
+        elements: str
+        required: true
+      path:
+        description: A path that every mirror of the group has.
+        type: str
+        required: true
+      expect:
+        description: A text that is near the start of that path.
+        type: str
+        required: true
+      optional:
+        description: Paths that the chosen mirror may lack; those that it does are returned as C(missing).
+        type: list
+        elements: str
+        default: []
+  timeout:
+    description: Seconds to wait for a mirror to answer.
+    type: float
+    default: 10
+attributes:
+  check_mode: {support: full, description: It only reads.}
+  diff_mode: {support: none, description: It only reads.}
+author: The torchfleet authors
+"""
+
+EXAMPLES = r"""
+- name: Find a mirror of PyPI
+  torchfleet.gpu.mirror_probe:
+    groups:
+      - name: pypi
+        urls: [https://pypi.tuna.tsinghua.edu.cn/simple, https://mirrors.bfsu.edu.cn/pypi/web/simple]
+        path: pip/
+        expect: pip-
+  register: mirrors
+"""
+
+RETURN = r"""
+groups:
+  description: What was found, by the name of the group.
+  returned: always
+  type: dict
+  contains:
+    url: {description: The chosen mirror., type: str}
+    urls: {description: "All mirrors: the chosen one, those behind it, then those that failed.", type: list}
+    failures: {description: "The mirrors that failed, with the reason.", type: list}
+    missing: {description: The optional paths that the chosen mirror does not deliver., type: list}
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
+    Failure,
+    MirrorError,
+    peek,
+    redact,
+)
+
+
+def _deliver(base: str, path: str, expect: str, timeout: float) -> None:
+    start = peek(f"{base.rstrip('/')}/{path}", timeout)
+    if expect.encode() not in start:
+        raise MirrorError(f"answers, but {expect!r} is not in the first 8 KiB")
+
+
+def probe(group: dict[str, Any], timeout: float) -> dict[str, Any]:
+    failures: list[Failure] = []
+    for base in group["urls"]:
+        try:
+            _deliver(base, group["path"], group["expect"], timeout)
+        except MirrorError as error:
+            failures.append(Failure(f"{redact(base).rstrip('/')}/{group['path']}", str(error)))
+            continue
+        missing = []
+        for path in group["optional"]:
+            try:
+                _deliver(base, path, "", timeout)
+            except MirrorError as error:
+                missing.append({"path": path, "reason": str(error)})
+        behind = group["urls"][len(failures) :]
+        dead = group["urls"][: len(failures)]
+        return {
+            "url": base,
+            "urls": behind + dead,
+            "failures": [str(f) for f in failures],
+            "missing": missing,
+        }
+    return {"url": None, "urls": group["urls"], "failures": [str(f) for f in failures], "missing": []}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "groups": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "urls": {"type": "list", "elements": "str", "required": True},
+                    "path": {"type": "str", "required": True},
+                    "expect": {"type": "str", "required": True},
+                    "optional": {"type": "list", "elements": "str", "default": []},
+                },
+            },
+            "timeout": {"type": "float", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    found = {group["name"]: probe(group, module.params["timeout"]) for group in module.params["groups"]}
+    problems = []
+    for name, result in found.items():
+        if result["url"] is None:
+            problems.append(
+                f"no mirror for {name} answers: " + "; ".join(result["failures"] or ["none is named"])
+            )
+            continue
+        for failure in result["failures"]:
+            module.warn(f"mirror for {name} skipped, {redact(result['url'])} is used instead. {failure}")
+        for lacking in result["missing"]:
+            module.warn(f"{redact(result['url'])} does not deliver {lacking['path']}: {lacking['reason']}")
+    if problems:
+        module.fail_json(
+            msg=". ".join(problems)
+            + ". Name a mirror that this host can reach, or set mirrors_proxy; for a private CA, set "
+            "mirrors_ca_certificates.",
+            groups=found,
+        )
+    module.exit_json(changed=False, groups=found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The module mirror_probe against mirrors that answer, lie or are dead."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.torchfleet.gpu.plugins.modules import mirror_probe
+
+Run = Callable[..., dict[str, Any]]
+DEAD = "http://127.0.0.1:1/dead"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[str]:
+    for name, text in {"good/pip": "pip-26.whl", "portal/pip": "please log in", "good/r": "{}"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _, text: warnings.append(text))
+
+    def call(urls: list[str], **more: Any) -> dict[str, Any]:
+        group = {"name": "pypi", "urls": urls, "path": "pip", "expect": "pip-", **more}
+        with patch_module_args({"groups": [group], "timeout": 2}), pytest.raises(SystemExit):
+            mirror_probe.main()
+        return {**json.loads(capsys.readouterr().out.splitlines()[-1]), "warnings": warnings}
+
+    return call
+
+
+def test_the_first_that_answers_wins_and_the_rest_is_not_asked(run: Run, mirror: str) -> None:
+    found = run([f"{mirror}/good/", DEAD])
+    assert found["groups"]["pypi"] == {
+        "url": f"{mirror}/good/",
+        "urls": [f"{mirror}/good/", DEAD],
+        "failures": [],
+        "missing": [],
+    }
+    assert found["changed"] is False and found["warnings"] == []
+
+
+def test_the_dead_and_the_lying_are_named_and_go_last(run: Run, mirror: str) -> None:
+    found = run([DEAD, f"{mirror}/portal", f"{mirror}/good"])
+    assert found["groups"]["pypi"]["urls"] == [f"{mirror}/good", DEAD, f"{mirror}/portal"]
+    warnings = str(found["warnings"])
+    assert f"{DEAD}/pip: connection refused" in warnings
+    assert f"{mirror}/portal/pip: answers, but 'pip-' is not in" in warnings
+
+
+def test_none_alive_names_all(run: Run, mirror: str) -> None:
+    failed = run([DEAD, f"{mirror}/portal"])
+    assert failed["failed"] and "no mirror for pypi answers" in failed["msg"]
+    assert f"{DEAD}/pip: connection refused; {mirror}/portal/pip: answers, but" in failed["msg"]
+
+
+def test_optional_paths_that_are_missing_are_told(run: Run, mirror: str) -> None:
+    found = run([f"{mirror}/good"], optional=["r", "msys2"])
+    assert [lacking["path"] for lacking in found["groups"]["pypi"]["missing"]] == ["msys2"]
+    assert "msys2: HTTP 404" in str(found["warnings"])
+
+
+def test_a_credential_is_not_in_the_messages(run: Run) -> None:
+    failed = run([DEAD.replace("://", "://lab:hush@")])
+    assert DEAD in failed["msg"] and "hush" not in failed["msg"]
