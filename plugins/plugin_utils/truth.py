@@ -1,0 +1,174 @@
+"""Reads a truth (docs/contracts.md), however odd, into a ``Host``; each fault becomes a problem."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
+    Problem,
+    mapping,
+    problem,
+    sequence,
+    text,
+)
+from packaging.version import InvalidVersion, Version
+
+_DEVICE = re.compile(r"(?:10de:|0x)?([0-9a-f]{4})", re.IGNORECASE)
+_DRIVER = re.compile(r"(?:\d+:)?(\d{2,4}(?:\.\d+)+)")
+_COLLECT = "collect the host's truth again with torchfleet.gpu.gpu_facts, or correct what was written by hand"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    slot: str | None
+    model: tables.Model
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The driver that runs after the next boot; ``module`` is false when there is only a package."""
+
+    version: Version
+    text: str
+    flavour: str | None
+    module: bool
+
+    @property
+    def branch(self) -> str:
+        return str(self.version.major)
+
+
+@dataclass(frozen=True)
+class Host:
+    system: tables.System | None
+    machine: str | None
+    glibc: Version | None
+    has_glibc: bool
+    virtualization: str
+    secure_boot: bool
+    gpus: tuple[Gpu, ...]
+    all_known: bool  # false when a GPU could not be told
+    driver: Installed | None
+    loaded: str | None
+    verdict: str | None
+    reason: str | None
+
+
+def _os(truth: dict[str, Any], problems: list[Problem]) -> tables.System | None:
+    row = mapping(truth.get("os"))
+    name, version = text(row.get("id")), text(row.get("version"))
+    for system in tables.systems():
+        if (system.id, system.version) == (name, version):
+            return system
+    problems.append(
+        problem(
+            "unknown_os",
+            "the operating system",
+            text(row.get("name")) or f"{name} {version}",
+            "one of " + ", ".join(system.name for system in tables.systems()),
+            "install one of those on the host, or take it out of the inventory",
+        )
+    )
+    return None
+
+
+def _machine(truth: dict[str, Any], problems: list[Problem]) -> str | None:
+    known = tuple(tables.releases()[0].python)
+    machine = text(truth.get("machine"))
+    if machine in known:
+        return machine
+    problems.append(
+        problem(
+            "unknown_machine",
+            "the machine architecture (uname -m)",
+            truth.get("machine"),
+            "one of " + ", ".join(known),
+            "PyTorch's wheels exist for those only: take the host out of the inventory",
+        )
+    )
+    return None
+
+
+def _glibc(truth: dict[str, Any], problems: list[Problem]) -> Version | None:
+    value = truth.get("glibc")
+    if value is None:
+        return None
+    try:
+        return Version(value if isinstance(value, str) else "")
+    except InvalidVersion:
+        problems.append(problem("bad_truth", "glibc", value, 'a version in quotes such as "2.36"', _COLLECT))
+        return None
+
+
+def _gpus(truth: dict[str, Any], problems: list[Problem]) -> tuple[tuple[Gpu, ...], bool]:
+    gpus = []
+    known = True
+    for number, item in enumerate(sequence(truth.get("gpus"))):
+        row = mapping(item)
+        slot = text(row.get("slot"))
+        what = f"the GPU in slot {slot}" if slot else f"gpus[{number}]"
+        match = _DEVICE.fullmatch(text(row.get("device")) or "")
+        if not match:
+            known = False
+            expected = 'a PCI device id of four hex digits in quotes such as "2330"'
+            problems.append(problem("bad_truth", what, row.get("device", item), expected, _COLLECT))
+            continue
+        device = match[1].lower()
+        model = tables.model(device)
+        if model is None:
+            known = False
+            problems.append(
+                problem(
+                    "unknown_gpu",
+                    what,
+                    f"PCI id 10de:{device}",
+                    "an id of the tables, or one from a block of ids that they know",
+                    "update the collection; or add the id, with its source, to "
+                    "plugins/plugin_utils/data/pci_gpus.json",
+                )
+            )
+            continue
+        gpus.append(Gpu(slot, model))
+    return tuple(gpus), known
+
+
+def _version(row: Any) -> tuple[Version, str] | None:
+    match = _DRIVER.match(text(mapping(row).get("version")) or "")
+    return (Version(match[1]), match[1]) if match else None
+
+
+def _installed(driver: dict[str, Any]) -> Installed | None:
+    for key in ("on_disk", "loaded", "package"):
+        if found := _version(driver.get(key)):
+            flavour = text(mapping(driver.get(key)).get("flavour"))
+            return Installed(*found, flavour, key != "package")
+    return None
+
+
+def read(value: Any) -> tuple[Host, list[Problem]]:
+    problems: list[Problem] = []
+    truth = mapping(value)
+    if truth.get("schema") != 1:
+        found = truth.get("schema", value)
+        problems.append(problem("bad_truth", "the truth's schema", found, "1", _COLLECT))
+    driver = mapping(truth.get("driver"))
+    gpus, known = _gpus(truth, problems)
+    loaded = _version(driver.get("loaded"))
+    host = Host(
+        system=_os(truth, problems),
+        machine=_machine(truth, problems),
+        glibc=_glibc(truth, problems),
+        has_glibc=truth.get("glibc", "") is not None,
+        virtualization=text(mapping(truth.get("virtualization")).get("type")) or "none",
+        secure_boot=truth.get("secure_boot") is True,
+        gpus=gpus,
+        all_known=known,
+        driver=_installed(driver),
+        loaded=loaded[1] if loaded else None,
+        verdict=text(driver.get("verdict")),
+        reason=text(driver.get("reason")),
+    )
+    return host, problems
