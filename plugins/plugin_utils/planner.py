@@ -18,9 +18,7 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import Pro
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.tables import CPU, Build, Release
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.truth import Host
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.wish import AUTO, EnvironmentWish, Source, Wish
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 SCHEMA = 1
@@ -85,23 +83,17 @@ def _carried(item: Source, build: Build, situation: Situation) -> frozenset[str]
         version = situation.version(package, build.release)
         if version is None:
             return None
-        for requirement in item.carries:
-            pin = _pin(requirement)
-            if canonicalize_name(requirement.name) != package or pin.public != version:
+        for wheel in item.carries:
+            if wheel.package != package or wheel.version != version:
                 continue
-            if pin.local == build.variant:
+            if wheel.local == build.variant:
                 local.add(package)
                 break
-            if pin.local is None and build.variant == default:
+            if wheel.local is None and build.variant == default:
                 break
         else:
             return None
     return frozenset(local)
-
-
-@lru_cache(maxsize=4096)
-def _pin(requirement: Requirement) -> Version:
-    return Version(next(iter(requirement.specifier)).version)
 
 
 def _host_faults(build: Build, situation: Situation) -> Iterator[Fault]:
@@ -242,7 +234,7 @@ def _no_build(candidates: list[Candidate], situation: Situation) -> Problem:
         default = tables.releases()[0].pypi[situation.machine]
         if default != CPU:
             fixes.append(
-                f"set {environment.path}.variant to {default}, which PyPI carries: it runs without a GPU too, "
+                f"set {environment.path}.variant to {default}, which PyPI carries: it runs without a GPU, "
                 "but is some gigabytes larger"
             )
     wanted = f"torch {environment.torch}, variant {environment.variant}, Python {environment.python}"
@@ -364,13 +356,12 @@ def _environment(situation: Situation, wish: Wish, notes: drivers.Notes) -> dict
 
 
 def _unknown_carried(wish: Wish, notes: drivers.Notes) -> None:
-    known = {release.version for release in tables.releases()}
+    known = {release.torch for release in tables.releases()}
     for item in wish.sources:
-        for requirement in item.carries or ():
-            pin = _pin(requirement)
-            if canonicalize_name(requirement.name) == "torch" and Version(pin.public) not in known:
+        for wheel in item.carries or ():
+            if wheel.package == "torch" and wheel.version not in known:
                 notes.warnings.append(
-                    f"source {item.name}: {requirement} is not in the tables and is left out"
+                    f"source {item.name}: torch {wheel.version} is not in the tables and is left out"
                 )
 
 

@@ -15,6 +15,7 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
 )
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 AUTO = "auto"
@@ -46,12 +47,21 @@ class EnvironmentWish:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """One entry of ``carries``: ``torch==2.13.0+cpu``."""
+
+    package: str
+    version: str
+    local: str | None
+
+
+@dataclass(frozen=True)
 class Source:
     name: str
     kind: str
     urls: tuple[str, ...]
     variants: tuple[str, ...] = ()  # () = every variant
-    carries: tuple[Requirement, ...] | None = None  # None = not narrowed
+    carries: tuple[Wheel, ...] | None = None  # None = not narrowed
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class _Reader:
         fix = f"set it to {AUTO} or to one of those"
         if not isinstance(value, str):
             fix = "write it as a quoted string; " + fix
-        elif guess := closest(value, choices):
+        elif value.isalpha() and (guess := closest(value, choices)):
             fix = f"did you mean {guess}?"
         self.fault(path, value, "one of " + ", ".join(choices), fix)
         return AUTO
@@ -232,11 +242,10 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
         reader.choice(item, f"{path}.variants[{number}]", tables.variants())
         for number, item in enumerate(reader.rows(row.get("variants"), f"{path}.variants"))
     )
-    carries: list[Requirement] = []
+    carries = []
     for number, item in enumerate(reader.rows(row.get("carries"), f"{path}.carries")):
         try:
-            carries.append(Requirement(item if isinstance(item, str) else ""))
-            Version(_pinned(carries[-1]))
+            carries.append(_wheel(item if isinstance(item, str) else ""))
         except (InvalidRequirement, InvalidVersion):
             reader.fault(
                 f"{path}.carries[{number}]",
@@ -249,10 +258,12 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
     return Source(str(name), str(kind), urls, variants, tuple(carries) if carries else None)
 
 
-def _pinned(requirement: Requirement) -> str:
-    """The version of ``name==version``; empty when it is anything else."""
+def _wheel(text: str) -> Wheel:
+    """Reads ``name==version``; raises InvalidVersion when it is anything else."""
+    requirement = Requirement(text)
     pins = [item.version for item in requirement.specifier if item.operator == "=="]
-    return pins[0] if len(pins) == 1 == len(requirement.specifier) else ""
+    version = Version(pins[0] if len(pins) == 1 == len(requirement.specifier) else "")
+    return Wheel(canonicalize_name(requirement.name), version.public, version.local)
 
 
 def read(value: Any) -> tuple[Wish, list[Problem]]:
