@@ -1,0 +1,131 @@
+# Copyright: torchfleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The command lines of pip and uv for one source, and pip's configuration for uv, which does not read it."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Sequence
+
+
+class Source(NamedTuple):
+    name: str
+    index_url: str | None
+    extra_index_urls: tuple[str, ...]
+    find_links: tuple[str, ...]
+    no_index: bool
+
+    def arguments(self) -> list[str]:
+        result: list[str] = ["--no-index"] if self.no_index else []
+        if self.index_url and not self.no_index:
+            result += ["--index-url", self.index_url]
+        for url in () if self.no_index else self.extra_index_urls:
+            result += ["--extra-index-url", url]
+        for url in self.find_links:
+            result += ["--find-links", url]
+        return result
+
+
+def source(given: Mapping[str, Any]) -> Source:
+    return Source(
+        name=str(given["name"]),
+        index_url=given.get("index_url") or None,
+        extra_index_urls=tuple(given.get("extra_index_urls") or ()),
+        find_links=tuple(given.get("find_links") or ()),
+        no_index=bool(given.get("no_index")),
+    )
+
+
+def pip_command(
+    python: str, requirements: Sequence[str], origin: Source | None, cache_dir: str | None, dry_run: bool
+) -> list[str]:
+    command = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    command += ["--dry-run"] if dry_run else []
+    command += ["--cache-dir", cache_dir] if cache_dir else []
+    command += origin.arguments() if origin else []
+    return [*command, "--", *requirements]
+
+
+def uv_command(
+    uv: str, python: str, requirements: Sequence[str], origin: Source, cache_dir: str | None, dry_run: bool
+) -> list[str]:
+    command = [uv, "pip", "install", "--no-progress", "--python", python]
+    command += ["--dry-run"] if dry_run else []
+    command += ["--cache-dir", cache_dir] if cache_dir else []
+    if origin.extra_index_urls:
+        # pip takes the best version of all indexes, uv by default the first index that has the name.
+        command += ["--index-strategy", "unsafe-best-match"]
+    return [*command, *origin.arguments(), "--", *requirements]
+
+
+def pip_configuration(prefix: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What pip's configuration files and variables say for C(pip install), keys as in the files."""
+    home = Path(environ.get("HOME") or Path.home())
+    shared = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+    files = [Path(directory, "pip", "pip.conf") for directory in reversed(shared) if directory]
+    files += [
+        Path("/etc/pip.conf"),
+        home / ".pip" / "pip.conf",
+        Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip", "pip.conf"),
+        Path(prefix, "pip.conf"),
+    ]
+    named = environ.get("PIP_CONFIG_FILE")
+    if named == os.devnull:
+        files = []
+    elif named:
+        files.append(Path(named))
+    result: dict[str, str] = {}
+    # pip: [install] beats [global] whatever the file, a variable beats both.
+    for section in ("global", "install"):
+        for path in files:
+            parser = configparser.RawConfigParser()
+            try:
+                parser.read(path, encoding="utf-8")
+            except (configparser.Error, UnicodeDecodeError):
+                continue
+            if parser.has_section(section):
+                result.update((key.replace("_", "-"), value) for key, value in parser.items(section))
+    for variable, value in environ.items():
+        if variable.startswith("PIP_") and variable != "PIP_CONFIG_FILE" and value:
+            result[variable[4:].lower().replace("_", "-")] = value
+    return result
+
+
+def configured_source(configuration: Mapping[str, str]) -> Source:
+    return Source(
+        name="the configuration of pip",
+        index_url=configuration.get("index-url"),
+        extra_index_urls=tuple(configuration.get("extra-index-url", "").split()),
+        find_links=tuple(configuration.get("find-links", "").split()),
+        no_index=configuration.get("no-index", "").lower() in ("1", "true", "yes", "on"),
+    )
+
+
+def uv_environment(configuration: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The certificates and the proxy of pip's configuration, for uv."""
+    # uv trusts its own bundle unless told; an inspecting proxy's CA is in the system's store.
+    result = {"UV_NATIVE_TLS": "true"}
+    if configuration.get("cert") and "SSL_CERT_FILE" not in environ:
+        result["SSL_CERT_FILE"] = configuration["cert"]
+    if configuration.get("proxy") and "ALL_PROXY" not in environ:
+        result["ALL_PROXY"] = configuration["proxy"]
+    hosts = configuration.get("trusted-host", "").split()
+    if hosts:
+        result["UV_INSECURE_HOST"] = " ".join(hosts)
+    return result
+
+
+def would_install(stdout: str, stderr: str) -> list[str]:
+    """The packages of a dry run, as name-version (pip) or name==version (uv) lines."""
+    found: list[str] = []
+    for line in (stdout + "\n" + stderr).splitlines():
+        line = line.strip()
+        match = re.match(r"Would install (?!\d+ packages?\b)(.+)", line)
+        if match:
+            found += match.group(1).split()
+        elif re.match(r"[+] [A-Za-z0-9]\S*==", line):
+            found.append(line[2:].split()[0])
+    return found
