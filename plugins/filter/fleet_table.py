@@ -14,7 +14,8 @@ options:
   _input:
     description:
       - One mapping for each line, with the keys C(host), C(gpu), C(driver), C(environment), C(torch),
-        C(cuda), C(is_available) and C(why). A key that is missing or null shows as C(-); other keys are ignored.
+        C(cuda), C(is_available) and C(why). A key that is missing or null shows as C(-);
+        other keys are ignored.
     type: list
     elements: dict
     required: true

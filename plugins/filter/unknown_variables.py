@@ -8,8 +8,9 @@ short_description: Find variables that look like a role's but are declared by no
 version_added: 0.1.0
 author: The torchfleet authors
 description:
-  - Ansible passes over a misspelt role variable in silence. Given the names of all variables, this returns those
-    that begin with the name of a role and an underscore but are in no role's C(meta/argument_specs.yml).
+  - Ansible passes over a misspelt role variable in silence. Given the names of all variables, this returns
+    those that begin with the name of a role and an underscore but are in no role's
+    C(meta/argument_specs.yml).
 positional: role_specs
 options:
   _input:
