@@ -258,7 +258,7 @@ def index(archive: Path) -> None:
     (archive / "Packages").write_bytes(packages)
     (archive / "Release").write_text(
         "Origin: torchfleet-sim\nLabel: torchfleet-sim\nSuite: sim\nArchitectures: amd64\n"
-        f"Date: Mon, 23 Nov 2026 00:00:00 UTC\nSHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
+        f"Date: Mon, 02 Nov 2026 00:00:00 UTC\nSHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
     )
 
 
