@@ -12,7 +12,7 @@ version_added: 0.1.0
 author: The torchfleet contributors (@torchfleet)
 description:
   - Runs a probe with the environment's own Python. It asks C(torch.cuda), then launches a kernel on every
-    GPU and compares the result with the CPU's, because C(is_available()) is also true on a GPU that the
+    GPU and compares the result with the CPU's, because C(is_available) is also true on a GPU that the
     build has no kernels for. Nothing stays on the GPU.
   - Judges the outcome against O(expect). A bad outcome is a verdict with named problems in RV(result), never
     a failed task, so that the play decides; a Python that does not exist is such a problem too.
@@ -117,11 +117,11 @@ result:
       type: str
       returned: always
     cuda_available:
-      description: Value of C(torch.cuda.is_available()).
+      description: Value of C(torch.cuda.is_available).
       type: bool
       returned: always
     device_count:
-      description: Value of C(torch.cuda.device_count()).
+      description: Value of C(torch.cuda.device_count).
       type: int
       returned: always
     devices:
