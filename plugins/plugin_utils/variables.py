@@ -36,5 +36,8 @@ def unknown(names: Iterable[str], specs: Mapping[str, Any]) -> list[dict[str, An
         owners = [role for role in declared if name.startswith(f"{role}_")]
         if owners:
             role = max(owners, key=len)
-            found.append({"name": name, "role": role, "closest": closest(name, sorted(declared[role]))})
+            # Without the prefix, which would make any two names alike.
+            ends = {option[len(role) + 1 :]: option for option in sorted(declared[role])}
+            guess = closest(name[len(role) + 1 :], ends, cutoff=0.5)
+            found.append({"name": name, "role": role, "closest": ends[guess] if guess else None})
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner, tables
-from test_planner import CPU_INDEX, INDEX, PYPI, SITE, truth, wish
+from test_planner import CPU_INDEX, INDEX, PYPI, SITE, truth, wish  # type: ignore[import-not-found]
 
 TODAY = datetime.date(2026, 11, 23)
 DATA = Path(planner.__file__).parent / "data"
@@ -86,13 +86,13 @@ def check(device: str, driver: str, sources: list[dict[str, Any]], python: str, 
     codes = [row["code"] for row in result["problems"]]
     if not driver_fits(driver, capability):
         assert codes == ["driver_unfit"], label
-        return codes[0]
+        return "driver_unfit"
     valid = valid_builds(capability, driver, sources, python, machine)
     row = result["environments"][0]
     if not valid:
         assert codes == ["no_build"], label
         assert row["torch"] is None
-        return codes[0]
+        return "no_build"
     assert codes == [], label
     assert (row["torch"], row["variant"]) in valid, label
     assert row["torch"] == max((torch for torch, _variant in valid), key=numbers), label
@@ -251,3 +251,30 @@ def test_tables_agree_with_one_another() -> None:
             assert set(offer.packages) <= set(tables.shipped_flavours(offer.version.major))
     for row in GPUS["products"]:
         assert all(device in PCI["devices"] for device in row["devices"])
+
+
+@pytest.mark.parametrize(
+    ("built", "device", "cuda", "expected"),
+    [
+        ("8.0", "8.6", "12.8", True),
+        ("8.6", "8.0", "12.8", False),
+        ("8.6", "8.9", "12.8", True),
+        ("7.5", "8.0", "12.8", False),
+        ("6.0", "6.1", "12.6", True),
+        ("6.0", "6.2", "12.6", False),
+        ("6.1", "6.2", "12.6", False),
+        ("5.2", "5.3", "12.6", False),
+        ("7.0", "7.2", "12.6", False),
+        ("8.0", "8.7", "13.0", False),
+        ("8.6", "8.7", "13.0", False),
+        ("8.7", "8.7", "13.0", True),
+        ("8.0", "8.7", "13.2", True),
+        ("10.0", "10.3", "13.0", True),
+        ("10.0", "10.1", "12.8", False),
+        ("11.0", "10.1", "13.0", True),
+        ("12.0", "12.1", "12.8", True),
+        ("10.0", "12.0", "12.8", False),
+    ],
+)
+def test_code_runs_on_device(built: str, device: str, cuda: str, expected: bool) -> None:
+    assert tables.runs(built, device, cuda) is expected
