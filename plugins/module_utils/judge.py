@@ -30,7 +30,6 @@ def judge(told: Json, environment: str, python: str, expect: Json, simulated: bo
         "python": facts.get("python"),
         "warnings": facts.get("warnings", []),
         "output": told["output"],
-        "simulated": simulated,
         "problems": [],
     }
     problems = result["problems"] = _broken(told, python, timeout)

@@ -34,9 +34,10 @@ def _loaded(truth: Json) -> tuple[str, str]:
     driver, kernel = truth["driver"], truth["kernel"]
     loaded, disk, library = driver["loaded"], driver["on_disk"], driver["library"]
     version = loaded["version"]
-    if disk and disk["kernel"] not in (kernel["next"] or kernel["running"], None):
+    boots = kernel["next"] or kernel["running"]
+    if disk and disk["kernel"] != boots:
         return "built for another kernel", (
-            f"module {version} is loaded, but there is none for kernel {kernel['next']}, which boots next"
+            f"module {version} is loaded, but there is none for kernel {boots}, which boots next"
         )
     for what in ("version", "flavour"):
         if disk and disk[what] and loaded[what] and disk[what] != loaded[what]:

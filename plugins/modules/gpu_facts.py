@@ -82,12 +82,13 @@ def main() -> None:
         status, out, err = module.run_command([path, *command[1:]])
         return int(status), str(out), str(err)
 
-    relative = [path for path in module.params["disk_paths"] if not path.startswith("/")]
+    disk_paths = module.params["disk_paths"] or []
+    relative = [path for path in disk_paths if not path.startswith("/")]
     if relative:
         module.fail_json(
             msg=f"disk_paths: found {', '.join(relative)}, expected absolute paths; write them from / on"
         )
-    truth = gather(Host(run), module.params["disk_paths"])
+    truth = gather(Host(run), disk_paths)
     module.exit_json(changed=False, ansible_facts={"torchfleet_truth": truth})
 
 

@@ -152,7 +152,14 @@ result:
       type: str
       returned: always
     problems:
-      description: Mappings with code, what, found, expected and fix; empty unless the verdict is V(failed).
+      description:
+        - Mappings with code, what, found, expected and fix; empty unless the verdict is V(failed).
+        - "Codes of the environment: V(python_missing), V(torch_missing), V(import_failed), V(probe_failed),
+          V(timeout), V(killed), V(wrong_torch_version), V(wrong_variant), V(cpu_build_on_gpu_host)."
+        - "Codes of CUDA: V(no_driver), V(driver_too_old), V(library_mismatch), V(fabric_manager),
+          V(device_nodes), V(hidden_by_CUDA_VISIBLE_DEVICES), V(cuda_init_failed), V(cuda_on_cpu_host)."
+        - "Codes of the GPUs: V(device_count), V(capability), V(no_kernels), V(kernel_failed),
+          V(simulated_contradiction)."
       type: list
       elements: dict
       returned: always
@@ -196,15 +203,11 @@ def main() -> None:
     params = module.params
     if params["timeout"] < 1:
         module.fail_json(msg=f"timeout: found {params['timeout']}, expected at least 1 second")
-    env = {str(name): str(value) for name, value in params["env"].items()}
+    env = {str(name): str(value) for name, value in (params["env"] or {}).items()}
     told = run_probe(params["python"], params["timeout"], env)
+    expect = params["expect"] or {}
     result = judge(
-        told,
-        params["environment"],
-        params["python"],
-        params["expect"],
-        params["simulated"],
-        params["timeout"],
+        told, params["environment"], params["python"], expect, params["simulated"], params["timeout"]
     )
     module.exit_json(changed=False, result=result)
 
