@@ -61,6 +61,14 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner
 
+# Users of playbooks know the wish by the variables that the role preflight gathers it from.
+ROLE_VARIABLES = {
+    "driver": "nvidia_driver_",
+    "environments": "pytorch_environments",
+    "sources": "pytorch_sources",
+    "pypi_urls": "mirrors_pypi_urls",
+}
+
 
 def plan(truth: Any, wish: Any, host: str | None = None, today: str | None = None) -> dict[str, Any]:
     for name, value, source in (
@@ -77,7 +85,7 @@ def plan(truth: Any, wish: Any, host: str | None = None, today: str | None = Non
         raise AnsibleFilterError(
             f"torchfleet.gpu.plan: today is {today!r}; write a date as YYYY-MM-DD"
         ) from error
-    return planner.plan(truth, wish, host, day)
+    return planner.plan(truth, wish, host, day, ROLE_VARIABLES)
 
 
 class FilterModule:

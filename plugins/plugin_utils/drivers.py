@@ -139,8 +139,8 @@ def _keep(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> Driver:
         )
         return UNDECIDED
     for what, asked, there in (
-        ("driver.branch", wish.driver.branch, has.branch),
-        ("driver.flavour", wish.driver.flavour, has.flavour),
+        (wish.driver.path("branch"), wish.driver.branch, has.branch),
+        (wish.driver.path("flavour"), wish.driver.flavour, has.flavour),
     ):
         if asked != AUTO and there and asked != there:
             notes.problems.append(
@@ -167,7 +167,7 @@ def _install(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> Driver:
         notes.problems.append(
             problem(
                 "no_repository",
-                "driver.repository",
+                wish.driver.path("repository"),
                 asked,
                 f"one that the tables know for {system.name}: " + ", ".join(system.repositories),
                 "set it to auto; or install the driver by hand: one that is there is kept",
@@ -185,7 +185,8 @@ def _install(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> Driver:
         fitting = [flavour for flavour in flavours if flavour in wanted.flavours]
         complaint = wanted.complaint(offer.version, offer.text, None)
         if wish.driver.branch not in (AUTO, offer.branch):
-            losers.append(f"branch {offer.branch} is not the {wish.driver.branch} of driver.branch")
+            pin = wish.driver.path("branch")
+            losers.append(f"branch {offer.branch} is not the {wish.driver.branch} of {pin}")
         elif host.machine not in offer.machines:
             losers.append(f"driver {offer.text} is not built for {host.machine}")
         elif complaint or not fitting:
@@ -215,9 +216,10 @@ def _install(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> Driver:
         "a driver that is there is kept"
     ]
     if wish.driver.branch != AUTO or wish.driver.flavour != AUTO:
-        fixes.insert(0, "set driver.branch and driver.flavour to auto")
+        fixes.insert(0, f"set {wish.driver.path('branch')} and {wish.driver.path('flavour')} to auto")
     fixes.append(
-        "or set driver.state to none, or the variant of each environment to cpu, to go without the GPU"
+        f"or set {wish.driver.path('state')} to none, or the variant of each environment to cpu, "
+        "to go without the GPU"
     )
     notes.problems.append(
         problem(
@@ -235,7 +237,7 @@ def decide(host: Host, wish: Wish, today: datetime.date, notes: Notes) -> Driver
     """The driver that the host will have when torch is installed."""
     state = wish.driver.state
     if state == "none":
-        notes.reasons.append("driver.state is none: no driver, and so no GPU, is used")
+        notes.reasons.append(f"{wish.driver.path('state')} is none: no driver, and so no GPU, is used")
         return Driver()
     if not host.all_known:
         return UNDECIDED
@@ -252,7 +254,7 @@ def decide(host: Host, wish: Wish, today: datetime.date, notes: Notes) -> Driver
         notes.reasons.append("WSL2: the driver belongs to Windows, none is installed here")
         return Driver()
     elif host.virtualization == "container" and not wish.driver.allow_in_container:
-        return _in_container(state, notes)
+        return _in_container(wish, notes)
     elif state == "keep":
         return _nothing_to_keep(host, wish, notes)
     else:
@@ -264,15 +266,16 @@ def decide(host: Host, wish: Wish, today: datetime.date, notes: Notes) -> Driver
     return driver
 
 
-def _in_container(state: str, notes: Notes) -> Driver:
-    if state == "present":
+def _in_container(wish: Wish, notes: Notes) -> Driver:
+    if wish.driver.state == "present":
         notes.problems.append(
             problem(
                 "driver_in_container",
-                "driver.state",
+                wish.driver.path("state"),
                 "present, but the host is a container",
                 "a driver on the machine that runs the container",
-                "set driver.state to auto, or driver.allow_in_container to true",
+                f"set {wish.driver.path('state')} to auto, or set "
+                f"{wish.driver.path('allow_in_container')} to true",
             )
         )
         return UNDECIDED
@@ -285,15 +288,17 @@ def _in_container(state: str, notes: Notes) -> Driver:
 
 def _nothing_to_keep(host: Host, wish: Wish, notes: Notes) -> Driver:
     if all(environment.variant == tables.CPU for environment in wish.environments):
-        notes.reasons.append("driver.state is keep, and there is no driver: the GPU is not used")
+        notes.reasons.append(
+            f"{wish.driver.path('state')} is keep, and no driver is there: the GPU is not used"
+        )
         return Driver()
     notes.problems.append(
         problem(
             "no_driver",
-            "driver.state",
+            wish.driver.path("state"),
             f"keep, but the host has no driver for {host.gpus[0].model.name}",
             "a driver on the host, or leave to install one",
-            "set driver.state to auto; or the variant of each environment to cpu",
+            f"set {wish.driver.path('state')} to auto; or the variant of each environment to cpu",
         )
     )
     return UNDECIDED

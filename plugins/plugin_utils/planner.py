@@ -6,7 +6,7 @@ Pure: no network, no host, no clock but ``today``. The rules are here, every num
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -366,11 +366,15 @@ def _unknown_carried(wish: Wish, notes: drivers.Notes) -> None:
 
 
 def plan(
-    truth: Any, wish: Any, host: str | None = None, today: datetime.date | None = None
+    truth: Any,
+    wish: Any,
+    host: str | None = None,
+    today: datetime.date | None = None,
+    paths: Mapping[str, str] = wishes.PATHS,
 ) -> dict[str, Any]:
     """The plan of one host. Never raises: all that is wrong with the input is in ``problems``, at once."""
     facts, problems = truths.read(plain(truth))
-    wanted, faults = wishes.read(plain(wish))
+    wanted, faults = wishes.read(plain(wish), paths)
     notes = drivers.Notes(reasons=[], warnings=[], problems=[*problems, *faults])
     for gpu in facts.gpus:
         if not gpu.model.listed:

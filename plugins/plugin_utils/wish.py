@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,13 @@ from packaging.version import InvalidVersion, Version
 
 AUTO = "auto"
 KINDS = ("pypi", "index", "find_links")
+# How messages call the parts of the wish; a face whose users know them by other names passes those.
+PATHS = {
+    "driver": "driver.",
+    "environments": "environments",
+    "sources": "sources",
+    "pypi_urls": "pypi_urls",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON = re.compile(r"3\.\d+(\.\d+)?")
 _URL = re.compile(r"(https?://[^\s/]+\S*|file:///\S+|/\S+)")
@@ -32,6 +39,10 @@ class DriverWish:
     flavour: str = AUTO
     repository: str = AUTO
     allow_in_container: bool = False
+    prefix: str = PATHS["driver"]
+
+    def path(self, key: str) -> str:
+        return self.prefix + key
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ class _Reader:
     def fault(self, path: str, found: object, expected: str, fix: str, code: str = "bad_wish") -> None:
         self.problems.append(problem(code, path, found, expected, fix))
 
-    def mapping(self, value: Any, path: str, known: Collection[str]) -> dict[str, Any]:
+    def mapping(self, value: Any, path: str, known: Collection[str], prefix: str = "") -> dict[str, Any]:
+        """Every key must be known; ``prefix`` is what stands before a key in a message."""
         if not isinstance(value, dict):
             self.fault(
                 path, value, "a mapping with the keys " + ", ".join(known), f"write {path} as a mapping"
@@ -91,7 +103,7 @@ class _Reader:
             if key not in known:
                 guess = closest(str(key), known)
                 self.fault(
-                    f"{path}.{key}" if path != "wish" else str(key),
+                    f"{prefix}{key}",
                     value[key],
                     "one of the keys " + ", ".join(known),
                     f"did you mean {guess}?" if guess else f"remove {key}",
@@ -146,17 +158,18 @@ class _Reader:
         seen.setdefault(name, path)
 
 
-def _driver(reader: _Reader, value: Any) -> DriverWish:
+def _driver(reader: _Reader, value: Any, prefix: str) -> DriverWish:
     known = ("state", "branch", "flavour", "repository", "allow_in_container")
-    row = reader.mapping({} if value is None else value, "driver", known)
+    row = reader.mapping({} if value is None else value, "driver", known, prefix)
     return DriverWish(
-        state=reader.choice(row.get("state"), "driver.state", (AUTO, "present", "keep", "none")),
-        branch=reader.choice(row.get("branch"), "driver.branch", (AUTO, *tables.branches())),
-        flavour=reader.choice(row.get("flavour"), "driver.flavour", (AUTO, "open", "proprietary")),
+        state=reader.choice(row.get("state"), f"{prefix}state", (AUTO, "present", "keep", "none")),
+        branch=reader.choice(row.get("branch"), f"{prefix}branch", (AUTO, *tables.branches())),
+        flavour=reader.choice(row.get("flavour"), f"{prefix}flavour", (AUTO, "open", "proprietary")),
         repository=reader.choice(
-            row.get("repository"), "driver.repository", (AUTO, "distribution", "nvidia")
+            row.get("repository"), f"{prefix}repository", (AUTO, "distribution", "nvidia")
         ),
-        allow_in_container=reader.flag(row.get("allow_in_container"), "driver.allow_in_container"),
+        allow_in_container=reader.flag(row.get("allow_in_container"), f"{prefix}allow_in_container"),
+        prefix=prefix,
     )
 
 
@@ -186,7 +199,7 @@ def _torch(reader: _Reader, value: Any, path: str) -> tuple[str, SpecifierSet, s
 
 def _environment(reader: _Reader, value: Any, path: str) -> EnvironmentWish | None:
     known = ("name", "python", "torch", "variant", "torchvision", "torchaudio")
-    row = reader.mapping(value, path, known)
+    row = reader.mapping(value, path, known, f"{path}.")
     before = len(reader.problems)
     name, python = row.get("name"), row.get("python")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -228,7 +241,7 @@ def _environment(reader: _Reader, value: Any, path: str) -> EnvironmentWish | No
 
 
 def _source(reader: _Reader, value: Any, path: str) -> Source | None:
-    row = reader.mapping(value, path, ("name", "kind", "urls", "variants", "carries"))
+    row = reader.mapping(value, path, ("name", "kind", "urls", "variants", "carries"), f"{path}.")
     before = len(reader.problems)
     name, kind = row.get("name"), row.get("kind")
     if not isinstance(name, str) or not name:
@@ -266,35 +279,35 @@ def _wheel(text: str) -> Wheel:
     return Wheel(canonicalize_name(requirement.name), version.public, version.local)
 
 
-def read(value: Any) -> tuple[Wish, list[Problem]]:
+def read(value: Any, paths: Mapping[str, str] = PATHS) -> tuple[Wish, list[Problem]]:
     """The sound part of the wish, and every fault in the rest."""
     reader = _Reader()
-    row = reader.mapping(value, "wish", ("driver", "environments", "sources", "pypi_urls"))
+    row = reader.mapping(value, "wish", tuple(PATHS))
     seen: dict[str, str] = {}
     environments = []
-    for number, item in enumerate(reader.rows(row.get("environments"), "environments")):
-        path = f"environments[{number}]"
+    for number, item in enumerate(reader.rows(row.get("environments"), paths["environments"])):
+        path = f"{paths['environments']}[{number}]"
         if environment := _environment(reader, item, path):
             reader.unique(environment.name, f"{path}.name", seen)
             environments.append(environment)
     seen = {}
     sources = []
-    for number, item in enumerate(reader.rows(row.get("sources"), "sources")):
-        path = f"sources[{number}]"
+    for number, item in enumerate(reader.rows(row.get("sources"), paths["sources"])):
+        path = f"{paths['sources']}[{number}]"
         if source := _source(reader, item, path):
             reader.unique(source.name, f"{path}.name", seen)
             sources.append(source)
     if environments and not row.get("sources"):
         reader.fault(
-            "sources",
+            paths["sources"],
             row.get("sources"),
             "at least one source of torch",
             "name a PyPI mirror or a wheel index",
         )
     wish = Wish(
-        driver=_driver(reader, row.get("driver")),
+        driver=_driver(reader, row.get("driver"), paths["driver"]),
         environments=tuple(environments),
         sources=tuple(sources),
-        pypi_urls=reader.urls(row.get("pypi_urls"), "pypi_urls"),
+        pypi_urls=reader.urls(row.get("pypi_urls"), paths["pypi_urls"]),
     )
     return wish, reader.problems

@@ -51,6 +51,21 @@ def test_plan_takes_tagged_data_and_returns_plain_data() -> None:
     assert exact_types(result) == {dict, list, str, int, bool, type(None)}
 
 
+def test_plan_speaks_of_role_variables() -> None:
+    wanted = wish(PYPI, name="a/b", driver={"flavor": "open", "branch": "1"})
+    wanted["sources"].append({**PYPI, "kind": "x", "name": "y"})
+    wanted["pypi_urls"] = ["x"]
+    assert sorted(row["what"] for row in plan.plan(truth(), wanted)["problems"]) == [
+        "mirrors_pypi_urls[0]",
+        "nvidia_driver_branch",
+        "nvidia_driver_flavor",
+        "pytorch_environments[0].name",
+        "pytorch_sources[1].kind",
+    ]
+    result = plan.plan(truth(H100), wish(PYPI, driver={"state": "keep"}))
+    assert result["problems"][0]["what"] == "nvidia_driver_state"
+
+
 def test_plan_compares_with_the_given_day() -> None:
     facts, wanted = truth(H100, driver="535.261.03"), wish(PYPI)
     assert plan.plan(facts, wanted, today="2025-01-01")["warnings"] == []
@@ -119,7 +134,7 @@ def test_unknown_variables_names_the_closest() -> None:
         "mirrors_pipy",
         "pytorch_day",
         "pytorch_zzz",
-        "pytorch_extra_two",
+        "pytorch_extra_onn",
         "bare_x",
         "mirrors",
         "__mirrors_pipy",
@@ -128,7 +143,7 @@ def test_unknown_variables_names_the_closest() -> None:
     assert unknown_variables.unknown_variables([*names, "mirrors_pipy"], SPECS) == [
         {"name": "bare_x", "role": "bare", "closest": None},
         {"name": "mirrors_pipy", "role": "mirrors", "closest": "mirrors_pypi"},
-        {"name": "pytorch_extra_two", "role": "pytorch_extra", "closest": "pytorch_extra_one"},
+        {"name": "pytorch_extra_onn", "role": "pytorch_extra", "closest": "pytorch_extra_one"},
         {"name": "pytorch_zzz", "role": "pytorch", "closest": None},
     ]
 

@@ -1,0 +1,82 @@
+"""What one host of a run has to tell: the rows of the table, and why each is as it is."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+FACTS = ("truth", "plan", "results", "failure")
+Json = dict[str, Any]
+
+
+def entry(
+    host: str, truth: Json | None, plan: Json | None, results: list[Json] | None, failure: str | None
+) -> Json:
+    """Every argument but the name may be missing: a host may have failed at any point."""
+    common = {"host": host, "gpu": _gpus(truth, plan), "driver": _driver(truth)}
+    done = {row["environment"]: row for row in results or []}
+    planned = {row["name"]: row for row in (plan or {}).get("environments", [])}
+    rows: list[Json] = []
+    for name in dict.fromkeys([*planned, *done]):
+        result = done.get(name)
+        rows.append(
+            {**common, "environment": name, "why": _why(planned.get(name), result, plan, truth, failure)}
+        )
+        if result:
+            rows[-1].update(torch=result["torch"], cuda=result["cuda"], is_available=result["cuda_available"])
+    if not rows:
+        rows = [{**common, "why": _why(None, None, plan, truth, failure)}]
+    return {"host": host, "failure": failure, "results": results or [], "rows": rows}
+
+
+def _gpus(truth: Json | None, plan: Json | None) -> str | None:
+    if truth is None:
+        return None
+    names = {gpu["slot"]: gpu["name"] for gpu in (plan or {}).get("gpus", [])}
+    count = Counter(names.get(gpu["slot"], f"10de:{gpu['device']}") for gpu in truth["gpus"])
+    return ", ".join(f"{number} x {name}" for name, number in count.items()) or "none"
+
+
+def _driver(truth: Json | None) -> str | None:
+    if truth is None:
+        return None
+    driver = truth["driver"]
+    there = driver["on_disk"] or driver["loaded"]
+    if there is None:
+        return "absent" if truth["gpus"] and driver["verdict"] != "not wanted" else None
+    return str(there["version"]) + (
+        "" if driver["verdict"] in ("ok", "not wanted") else f" ({driver['verdict']})"
+    )
+
+
+def _why(
+    planned: Json | None, result: Json | None, plan: Json | None, truth: Json | None, failure: str | None
+) -> str:
+    if result and result["verdict"] == "failed":
+        return "failed: " + "; ".join(f"{p['what']} ({p['found']})" for p in result["problems"])
+    if failure:
+        return "failed: " + _short(failure)
+    if truth is None:
+        return "no answer in this run"
+    if result:
+        return "; ".join([result["verdict"], *_decisive(planned, plan)])
+    if planned and planned["torch"]:
+        return f"not verified; planned: torch {planned['torch']} {planned['variant']}"
+    return "no environment is wished"
+
+
+def _short(failure: str) -> str:
+    """A list of problems by what each is about; any other failure by its first line."""
+    found = re.findall(r"^\d+\. (.*)\n\s+found:\s+(.*)$", failure, re.MULTILINE)
+    if found:
+        return "; ".join(f"{what}: {value}" for what, value in found)
+    return failure.strip().partition("\n")[0]
+
+
+def _decisive(planned: Json | None, plan: Json | None) -> list[str]:
+    """Why it is this torch and not a newer one: what the newest lost by, or else what won."""
+    reasons = [text for text in (plan or {}).get("reasons", []) if "torch " in text]
+    name = planned["name"] if planned else None
+    own = [text for text in reasons if text.startswith(f"{name}: ")] or reasons
+    return [re.sub(r" \(likewise [^)]*\)", "", own[0])] if own else []
