@@ -8,6 +8,7 @@ from typing import Any
 
 FACTS = ("truth", "plan", "results", "failure")
 Json = dict[str, Any]
+LONG = 200  # characters of a failure; all of it is in the task that failed
 
 
 def entry(
@@ -54,7 +55,7 @@ def _why(
     planned: Json | None, result: Json | None, plan: Json | None, truth: Json | None, failure: str | None
 ) -> str:
     if result and result["verdict"] == "failed":
-        return "failed: " + "; ".join(f"{p['what']} ({p['found']})" for p in result["problems"])
+        return "failed: " + _short("; ".join(f"{p['what']} ({p['found']})" for p in result["problems"]))
     if failure:
         return "failed: " + _short(failure)
     if truth is None:
@@ -69,9 +70,8 @@ def _why(
 def _short(failure: str) -> str:
     """A list of problems by what each is about; any other failure by its first line."""
     found = re.findall(r"^\d+\. (.*)\n\s+found:\s+(.*)$", failure, re.MULTILINE)
-    if found:
-        return "; ".join(f"{what}: {value}" for what, value in found)
-    return failure.strip().partition("\n")[0]
+    text = "; ".join(f"{what}: {value}" for what, value in found) or failure.strip().partition("\n")[0]
+    return text if len(text) <= LONG else text[: LONG - 1] + "…"
 
 
 def _decisive(planned: Json | None, plan: Json | None) -> list[str]:

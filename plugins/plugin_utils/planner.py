@@ -152,7 +152,7 @@ def _candidate(build: Build, situation: Situation) -> Candidate | None:
             carriers.append((place, item, local))
     if not carriers:
         faults.append(
-            Fault("source", f"is carried by none of the sources allowed ({_names(situation.sources)})")
+            Fault("source", f"is carried by none of the sources allowed: {_names(situation.sources)}")
         )
     if build.confidence.get(situation.machine) == LOW and environment.variant == AUTO:
         faults.append(
@@ -162,7 +162,8 @@ def _candidate(build: Build, situation: Situation) -> Candidate | None:
 
 
 def _names(sources: Iterable[Source]) -> str:
-    return ", ".join(f"{item.name}: {item.kind}" for item in sources) or "none"
+    """``tuna (pypi), nju (index, cpu)``: what each serves, and what it is narrowed to."""
+    return ", ".join(f"{item.name} ({', '.join((item.kind, *item.variants))})" for item in sources)
 
 
 def _order(candidate: Candidate, machine: str) -> tuple[bool, int, bool, tuple[int, int]]:
@@ -204,8 +205,10 @@ def _ways_out(rule: str, build: Build, situation: Situation) -> str:
     if rule == "python":
         tags = [tag for tag in build.release.python[machine] if not tag.endswith("t")]
         return f"set {path}.python to one of {', '.join(tags)} for torch {build.name}"
-    if rule in ("torch", "variant", "confidence"):
-        return f"torch {build.name} would do: let {path}.torch and {path}.variant allow it"
+    if rule == "torch":
+        return f"let {path}.torch allow {build.release.torch}: torch {build.name} would do"
+    if rule in ("variant", "confidence"):
+        return f"set {path}.variant to {build.variant}: torch {build.name} would do"
     if rule == "packages":
         return f"torch {build.name} would do without torchvision or torchaudio"
     if rule == "glibc":

@@ -178,7 +178,7 @@ def test_whole_plan_of_a_hopper_host() -> None:
             "the host keeps the driver 535.261.03 that it has",
             "torch 2.15.0 cu132 needs driver >= 580.65.06; the host has 535.261.03 "
             "(likewise 13 more, down to 2.11.0 cu130)",
-            "torch 2.14.1 cu126 is carried by none of the sources allowed (tuna: pypi) "
+            "torch 2.14.1 cu126 is carried by none of the sources allowed: tuna (pypi) "
             "(likewise 9 more, down to 2.11.0 cu126)",
             "torch 2.10.0 cu128 from tuna is the newest that fits the GPU and the driver "
             "(the host has 535.261.03)",
@@ -439,7 +439,7 @@ def test_cpu_host_with_pypi_only_says_what_would_help() -> None:
     assert codes(result) == ["no_build"]
     problem = result["problems"][0]
     assert problem["what"] == "environments[0] (torch)"
-    assert "torch 2.15.0 cpu is carried by none of the sources allowed (tuna: pypi)" in problem["found"]
+    assert "torch 2.15.0 cpu is carried by none of the sources allowed: tuna (pypi)" in problem["found"]
     assert "add a source that carries torch 2.15.0 cpu" in problem["fix"]
     assert result["environments"][0] == {
         "name": "torch",
@@ -477,6 +477,13 @@ def test_fermi_has_no_driver_at_all() -> None:
 def test_pin_that_the_driver_forbids() -> None:
     result = plan(truth(H100, driver="535.261.03"), wish(PYPI, torch="2.15.0"))
     assert "a driver >= 580.65.06 would allow torch 2.15.0 cu132" in result["problems"][0]["fix"]
+
+
+def test_pins_that_contradict_each_other_say_which_to_loosen() -> None:
+    result = plan(truth(H100, driver="595.112.07"), wish(PYPI, torch="2.15.0", variant="cu126"))
+    assert codes(result) == ["no_build"]
+    assert "set environments[0].variant to cu132: torch 2.15.0 cu132 would do" in result["problems"][0]["fix"]
+    assert "let environments[0].torch allow 2.7.1: torch 2.7.1 cu126 would do" in result["problems"][0]["fix"]
 
 
 def test_old_glibc_and_other_c_libraries() -> None:
