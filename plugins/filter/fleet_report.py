@@ -8,8 +8,8 @@ short_description: Gather what each host of a run has to tell
 version_added: 0.1.0
 author: The torchfleet authors
 description:
-  - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results) and C(torchfleet_failure) of each
-    host. A host that lacks them has an entry as well, which says so.
+  - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results) and C(torchfleet_failure)
+    of each host. A host that lacks them has an entry as well, which says so.
 positional: hostvars
 options:
   _input:
@@ -26,14 +26,16 @@ options:
 EXAMPLES = r"""
 - name: Show the fleet
   ansible.builtin.debug:
-    msg: "{{ groups.all | torchfleet.gpu.fleet_report(hostvars) | map(attribute='rows') | flatten(1) | torchfleet.gpu.fleet_table }}"
+    msg: "{{ fleet | map(attribute='rows') | flatten(1) | torchfleet.gpu.fleet_table }}"
+  vars:
+    fleet: "{{ groups.all | torchfleet.gpu.fleet_report(hostvars) }}"
 """
 
 RETURN = r"""
 _value:
   description:
-    - One mapping for each host, with C(host), C(failure) (null, or why the host was taken out of the run), C(results)
-      and C(rows) (for the filter P(torchfleet.gpu.fleet_table#filter), one for each environment).
+    - One mapping for each host, with C(host), C(failure) (null, or why the host was taken out of the run),
+      C(results) and C(rows) (for the filter P(torchfleet.gpu.fleet_table#filter), one for each environment).
   type: list
   elements: dict
 """
@@ -52,9 +54,7 @@ def fleet_report(names: Any, hostvars: Any) -> list[dict[str, Any]]:
             "torchfleet.gpu.fleet_report: the input is not a list of host names; pass groups.all"
         )
     return [
-        outcome.entry(
-            str(name), *(plain(hostvars[name].get(f"torchfleet_{fact}")) for fact in outcome.FACTS)
-        )
+        outcome.entry(str(name), *(plain(hostvars[name].get(f"torchfleet_{fact}")) for fact in outcome.FACTS))
         for name in names
     ]
 
