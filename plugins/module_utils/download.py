@@ -101,8 +101,19 @@ def _explain(error: BaseException) -> MirrorError:
     return TransientError(str(error) or type(error).__name__)
 
 
+class Web:
+    """How to reach mirrors: how long one may stay silent, and whom to trust beside the system's store."""
+
+    def __init__(self, timeout: float, ca_pem: str = "") -> None:
+        self.timeout = timeout
+        context = ssl.create_default_context()
+        if ca_pem.strip():
+            context.load_verify_locations(cadata=ca_pem)
+        self.opener = urllib.request.build_opener(_SameSite(), urllib.request.HTTPSHandler(context=context))
+
+
 @contextlib.contextmanager
-def _opened(url: str, timeout: float, method: str = "GET", offset: int = 0) -> Iterator[Any]:
+def _opened(web: Web, url: str, method: str = "GET", offset: int = 0) -> Iterator[Any]:
     """Open the URL; every failure of the network or the server becomes a MirrorError."""
     parts = urllib.parse.urlsplit(url)
     request = urllib.request.Request(redact(url), method=method)
@@ -113,33 +124,32 @@ def _opened(url: str, timeout: float, method: str = "GET", offset: int = 0) -> I
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
     if offset:
         request.add_header("Range", f"bytes={offset}-")
-    opener = urllib.request.build_opener(_SameSite())
     try:
-        with opener.open(request, timeout=timeout) as answer:
+        with web.opener.open(request, timeout=web.timeout) as answer:
             yield answer
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _explain(error) from error
 
 
-def peek(url: str, timeout: float, count: int = 8192) -> bytes:
+def peek(web: Web, url: str, count: int = 8192) -> bytes:
     """Return the first bytes of what the URL delivers."""
-    with _opened(url, timeout) as answer:
+    with _opened(web, url) as answer:
         return bytes(answer.read(count))
 
 
-def available(urls: list[str], timeout: float) -> Fetched:
+def available(web: Web, urls: list[str]) -> Fetched:
     """Find the first URL that answers, without fetching it (for check mode)."""
     failures: list[Failure] = []
     for url in urls:
         try:
-            with _opened(url, timeout, method="HEAD") as answer:
+            with _opened(web, url, method="HEAD") as answer:
                 return Fetched(redact(url), int(answer.headers.get("Content-Length") or 0), 0, failures)
         except MirrorError as error:
             failures.append(Failure(redact(url), str(error)))
     raise DownloadError("no mirror delivers the file", failures)
 
 
-def download(urls: list[str], dest: str, sha256: str, timeout: float) -> Fetched:
+def download(web: Web, urls: list[str], dest: str, sha256: str) -> Fetched:
     """Fetch the content with that sha256 to dest, whose directory must be private to the caller.
 
     The bytes gather in dest + ".part", which survives a kill and is taken up by the next call.
@@ -149,7 +159,7 @@ def download(urls: list[str], dest: str, sha256: str, timeout: float) -> Fetched
         for url in urls:
             resumed_from = _size(part)
             try:
-                _fetch(url, part, sha256, timeout)
+                _fetch(web, url, part, sha256)
             except MirrorError as error:
                 failures.append(Failure(redact(url), str(error)))
                 continue
@@ -187,12 +197,12 @@ def _exclusive(path: str) -> Iterator[IO[bytes]]:
                 return
 
 
-def _fetch(url: str, part: IO[bytes], sha256: str, timeout: float) -> None:
+def _fetch(web: Web, url: str, part: IO[bytes], sha256: str) -> None:
     stalled = 0
     while True:
         start = _size(part)
         try:
-            start = _append(url, part, timeout)
+            start = _append(web, url, part)
         except TransientError:
             stalled = 0 if _size(part) > start else stalled + 1
             if stalled == TRIES:
@@ -206,11 +216,11 @@ def _fetch(url: str, part: IO[bytes], sha256: str, timeout: float) -> None:
             raise MirrorError(f"wrong content: {size} bytes with sha256 {found}, expected sha256 {sha256}")
 
 
-def _append(url: str, part: IO[bytes], timeout: float) -> int:
+def _append(web: Web, url: str, part: IO[bytes]) -> int:
     """Append what is missing, and return the offset at which this mirror's bytes start."""
     offset = _size(part)
     try:
-        with _opened(url, timeout, offset=offset) as answer:
+        with _opened(web, url, offset=offset) as answer:
             if "html" in answer.headers.get("Content-Type", ""):
                 raise MirrorError("answers with a web page, not with the file")
             resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")

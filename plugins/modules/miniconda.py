@@ -53,6 +53,10 @@ options:
     description: Seconds that a mirror may stay silent.
     type: float
     default: 30
+  ca_pem:
+    description: Certificate authorities to trust beside the system's, as PEM text.
+    type: str
+    default: ""
 attributes:
   check_mode: {support: full, description: Asks a mirror for the installer and changes nothing.}
   diff_mode: {support: full, description: "Shows the release, and the shells' files."}
@@ -94,6 +98,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
     SHA256,
     DownloadError,
     Fetched,
+    Web,
     available,
     download,
 )
@@ -232,12 +237,13 @@ class Miniconda:
     # -- doing -----------------------------------------------------------------------------------------------
 
     def fetch(self) -> dict[str, Any]:
-        urls, timeout = self.module.params["urls"], self.module.params["timeout"]
+        urls = self.module.params["urls"]
+        web = Web(self.module.params["timeout"], self.module.params["ca_pem"])
         try:
             if self.module.check_mode:
-                fetched = available(urls, timeout)
+                fetched = available(web, urls)
             else:
-                fetched = download(urls, str(self.installer), self.module.params["sha256"], timeout)
+                fetched = download(web, urls, str(self.installer), self.module.params["sha256"])
         except DownloadError as error:
             listed = "; ".join(str(failure) for failure in error.failures)
             self.module.fail_json(
@@ -399,6 +405,7 @@ def main() -> None:
                 "default": ["bash"],
             },
             "timeout": {"type": "float", "default": 30},
+            "ca_pem": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -46,6 +46,10 @@ options:
     description: Seconds to wait for a mirror to answer.
     type: float
     default: 10
+  ca_pem:
+    description: Certificate authorities to trust beside the system's, as PEM text.
+    type: str
+    default: ""
 attributes:
   check_mode: {support: full, description: It only reads.}
   diff_mode: {support: none, description: It only reads.}
@@ -81,29 +85,30 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
     Failure,
     MirrorError,
+    Web,
     peek,
     redact,
 )
 
 
-def _deliver(base: str, path: str, expect: str, timeout: float) -> None:
-    start = peek(f"{base.rstrip('/')}/{path}", timeout)
+def _deliver(web: Web, base: str, path: str, expect: str) -> None:
+    start = peek(web, f"{base.rstrip('/')}/{path}")
     if expect.encode() not in start:
         raise MirrorError(f"answers, but {expect!r} is not in the first 8 KiB")
 
 
-def probe(group: dict[str, Any], timeout: float) -> dict[str, Any]:
+def probe(web: Web, group: dict[str, Any]) -> dict[str, Any]:
     failures: list[Failure] = []
     for base in group["urls"]:
         try:
-            _deliver(base, group["path"], group["expect"], timeout)
+            _deliver(web, base, group["path"], group["expect"])
         except MirrorError as error:
             failures.append(Failure(f"{redact(base).rstrip('/')}/{group['path']}", str(error)))
             continue
         missing = []
         for path in group["optional"]:
             try:
-                _deliver(base, path, "", timeout)
+                _deliver(web, base, path, "")
             except MirrorError as error:
                 missing.append({"path": path, "reason": str(error)})
         behind = group["urls"][len(failures) :]
@@ -133,10 +138,12 @@ def main() -> None:
                 },
             },
             "timeout": {"type": "float", "default": 10},
+            "ca_pem": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    found = {group["name"]: probe(group, module.params["timeout"]) for group in module.params["groups"]}
+    web = Web(module.params["timeout"], module.params["ca_pem"])
+    found = {group["name"]: probe(web, group) for group in module.params["groups"]}
     problems = []
     for name, result in found.items():
         if result["url"] is None:

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.torchfleet.gpu.plugins.module_utils import download as dl
 
 BODY = os.urandom(3 * dl.CHUNK + 17)
+WEB = dl.Web(timeout=5)
 SHA = hashlib.sha256(BODY).hexdigest()
 
 
@@ -109,7 +110,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def get(mirror: str, dest: Path, *faults: str) -> dl.Fetched:
-    return dl.download([f"{mirror}/{fault}/file" for fault in faults], str(dest), SHA, timeout=5)
+    return dl.download(WEB, [f"{mirror}/{fault}/file" for fault in faults], str(dest), SHA)
 
 
 def test_delivers_and_leaves_nothing_behind(mirror: str, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_bad_mirror_is_named_and_the_next_one_taken(
 def test_all_bad_mirrors_are_named(mirror: str, tmp_path: Path) -> None:
     urls = [f"{mirror}/missing/file", "http://127.0.0.1:1/file"]
     with pytest.raises(dl.DownloadError) as caught:
-        dl.download(urls, str(tmp_path / "f"), SHA, timeout=5)
+        dl.download(WEB, urls, str(tmp_path / "f"), SHA)
     reasons = [failure.reason for failure in caught.value.failures]
     assert [failure.url for failure in caught.value.failures] == urls
     assert "404" in reasons[0]
@@ -215,9 +216,9 @@ def test_site(one: str, other: str, same: bool) -> None:
 
 def test_credentials_work_and_are_never_told(mirror: str, tmp_path: Path) -> None:
     private = mirror.replace("://", "://lab:p%40ss@") + "/secret/file"
-    assert dl.download([private], str(tmp_path / "f"), SHA, 5).url == f"{mirror}/secret/file"
+    assert dl.download(WEB, [private], str(tmp_path / "f"), SHA).url == f"{mirror}/secret/file"
     with pytest.raises(dl.DownloadError) as caught:
-        dl.download([private.replace("lab", "lob")], str(tmp_path / "g"), SHA, 5)
+        dl.download(WEB, [private.replace("lab", "lob")], str(tmp_path / "g"), SHA)
     assert "401" in str(caught.value.failures)
     assert "p%40ss" not in str(caught.value.failures)
 
@@ -246,6 +247,6 @@ def test_a_link_is_not_followed(mirror: str, tmp_path: Path) -> None:
 
 
 def test_check_mode_asks_and_fetches_nothing(mirror: str) -> None:
-    found = dl.available([f"{mirror}/missing/file", f"{mirror}/good/file"], 5)
+    found = dl.available(WEB, [f"{mirror}/missing/file", f"{mirror}/good/file"])
     assert (found.url, found.size, len(found.failures)) == (f"{mirror}/good/file", len(BODY), 1)
     assert {method for method, _, _ in Mirror.seen} == {"HEAD"}
