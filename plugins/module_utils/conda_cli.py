@@ -118,13 +118,17 @@ def _one_conda_problem(
     message = str(error.get("message") or error.get("error") or "").strip()
     code = _by_text(message) or _CONDA.get(name, "unknown")
     if code == "not_found":
-        channels = re.sub(r"\s*\n\s*-\s*", ", ", str(error.get("channels_formatted") or "")).strip(", ")
+        listed = (
+            error.get("channels_formatted")
+            or message.partition("Current channels:")[2].partition("\n\nTo ")[0]
+        )
+        channels = ", ".join(re.findall(r"^\s*-\s+(\S+)", str(listed), re.M))
         packages = error.get("packages") or re.findall(r"^\s+-\s+(\S.*)$", message, re.M)
         what = "{} not found in {}".format(
             ", ".join(str(package) for package in packages) or message, channels or "the configured channels"
         )
     elif code == "conflict":
-        what = f"the packages exclude each other:\n{_shorten(message)}\n"
+        what = f"the packages exclude each other:\n{_shorten(message)}"
     elif code == "network":
         what = "{}: {}".format(error.get("url") or "the channel", _http_reason(error, message))
     elif name == "UnavailableInvalidChannel":
@@ -189,49 +193,41 @@ def _tail(text: str, count: int = 4) -> str:
     return " | ".join(lines[-count:])
 
 
+# In the order of asking: the first line that matches is the cause.
 _PIP = (
     (
         "certificate",
-        re.compile(r".*(?:CERTIFICATE_VERIFY_FAILED|invalid peer certificate|UnknownIssuer).*"),
+        r"CERTIFICATE_VERIFY_FAILED|invalid peer certificate|UnknownIssuer|certificate verify failed",
         "Add the CA to the system store and to the configuration of pip (the role mirrors does both).",
     ),
-    ("disk", re.compile(r".*(?:No space left on device|os error 28).*"), _FIX["disk"]),
-    (
-        "permission",
-        re.compile(r".*(?:Permission denied|Read-only file system|os error 13).*"),
-        _FIX["permission"],
-    ),
+    ("disk", r"No space left on device|os error 28\b", _FIX["disk"]),
+    ("permission", r"Permission denied|Read-only file system|os error 13\b", _FIX["permission"]),
     (
         "hash",
-        re.compile(r".*(?:THESE PACKAGES DO NOT MATCH THE HASHES|Hash mismatch|BadZipFile|is invalid\.).*"),
+        r"DO NOT MATCH THE HASHES|Hash mismatch|BadZipFile|invalid Zip|Wheel .* is invalid",
         "The source sends a broken file: name another one.",
     ),
     (
-        "conflict",
-        re.compile(r".*(?:ResolutionImpossible|conflicting dependencies|requirements are unsatisfiable).*"),
-        "Loosen one of the named versions.",
+        "managed",
+        r"externally[ -]managed",
+        "The environment forbids pip (EXTERNALLY-MANAGED): name the packages as conda packages.",
     ),
     (
         "network",
-        re.compile(
-            r".*(?:Failed to establish a new connection|Temporary failure in name resolution|dns error|"
-            r"Name or service not known|Connection refused|Could not connect|error sending request|"
-            r"Failed to fetch|Read timed out|HTTP error [45]\d\d).*"
-        ),
+        r"Failed to establish a new connection|Failed to fetch|error sending request|dns error|"
+        r"Name or service not known|name resolution|Connection refused|Read timed out|HTTP error [45]\d\d",
         "Check the address, the proxy and the mirror.",
     ),
     (
         "not_found",
-        re.compile(
-            r".*(?:No matching distribution found|Could not find a version|was not found in|no version of|"
-            r"there are no versions of|has no wheels|no matching (?:Python|platform)).*"
-        ),
+        r"No matching distribution found|Could not find a version|was not found in|there is no version of|"
+        r"there are no versions of|has no wheels|no wheels with a matching",
         "Check name, version and Python version against the source.",
     ),
     (
-        "managed",
-        re.compile(r".*(?:externally[ -]managed).*", re.I),
-        "The environment forbids pip (EXTERNALLY-MANAGED): name the packages as conda packages.",
+        "conflict",
+        r"ResolutionImpossible|conflicting dependencies|requirements are unsatisfiable",
+        "Loosen one of the named versions.",
     ),
 )
 
@@ -242,15 +238,21 @@ def pip_problem(returncode: int, stdout: str, stderr: str) -> Problem:
         return Problem("timeout", "took longer than timeout", "Raise timeout, or look at the source.")
     text = stderr + "\n" + stdout
     for code, pattern, fix in _PIP:
-        match = pattern.search(text)
+        match = re.search(rf"^.*(?:{pattern}).*$", text, re.M | re.I)
         if match:
-            if code in ("conflict", "not_found"):
-                # pip says why in its ERROR lines, uv in the indented tree below its cross.
-                errors = [line for line in text.splitlines() if line.startswith("ERROR")]
-                detail = " ".join(errors) or " ".join(stderr.split("\u00d7", 1)[-1].split())
-                return Problem(code, detail[:1200], fix)
-            return Problem(code, match.group(0).strip()[:600], fix)
+            return Problem(code, _pip_detail(text, match.group(0)), fix)
     return Problem("unknown", f"status {returncode}: {_tail(text)[:1200]}", _FIX["unknown"])
+
+
+def _pip_detail(text: str, line: str) -> str:
+    # pip says why in its ERROR lines and above them, uv in the causes below its error.
+    errors = [one.partition("ERROR:")[2].strip() for one in text.splitlines() if one.startswith("ERROR:")]
+    uv = re.search(r"^(?:error:|\s*\u00d7)(.*)", text, re.M | re.S)
+    if uv and not errors:
+        detail = re.sub(r"\s*(?:cause:|\u2570\u2500\u25b6)", ";", uv.group(1))
+    else:
+        detail = " ".join(errors) if line.startswith("ERROR:") or not line.strip() else line
+    return " ".join(detail.split())[:1200]
 
 
 def fix_for(code: str) -> str:

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
+_SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+
 
 class Source(NamedTuple):
     name: str
@@ -106,10 +108,12 @@ def configured_source(configuration: Mapping[str, str]) -> Source:
 
 def uv_environment(configuration: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """The certificates and the proxy of pip's configuration, for uv."""
-    # uv trusts its own bundle unless told; an inspecting proxy's CA is in the system's store.
-    result = {"UV_NATIVE_TLS": "true"}
-    if configuration.get("cert") and "SSL_CERT_FILE" not in environ:
-        result["SSL_CERT_FILE"] = configuration["cert"]
+    result: dict[str, str] = {}
+    # uv trusts a bundle of its own; the CA of a laboratory or a proxy is in pip's or the system's.
+    for bundle in (configuration.get("cert", ""), *_SYSTEM_BUNDLES):
+        if "SSL_CERT_FILE" not in environ and bundle and Path(bundle).is_file():
+            result["SSL_CERT_FILE"] = bundle
+            break
     if configuration.get("proxy") and "ALL_PROXY" not in environ:
         result["ALL_PROXY"] = configuration["proxy"]
     hosts = configuration.get("trusted-host", "").split()
@@ -119,13 +123,13 @@ def uv_environment(configuration: Mapping[str, str], environ: Mapping[str, str])
 
 
 def would_install(stdout: str, stderr: str) -> list[str]:
-    """The packages of a dry run, as name-version (pip) or name==version (uv) lines."""
+    """The packages of a dry run, as name==version."""
     found: list[str] = []
     for line in (stdout + "\n" + stderr).splitlines():
         line = line.strip()
         match = re.match(r"Would install (?!\d+ packages?\b)(.+)", line)
         if match:
-            found += match.group(1).split()
+            found += ["==".join(one.rsplit("-", 1)) for one in match.group(1).split()]
         elif re.match(r"[+] [A-Za-z0-9]\S*==", line):
             found.append(line[2:].split()[0])
     return found

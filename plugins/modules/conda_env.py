@@ -12,12 +12,12 @@ short_description: Converge one conda environment, its conda and its pip package
 version_added: 0.1.0
 description:
   - Makes one environment hold what is asked for, in one call. What is installed already is read from the
-    environment's own files in milliseconds; conda, uv and pip are started only to change something.
+    environment's own files in milliseconds; conda, uv and pip are started only for a change.
   - Packages that satisfy the wish are left as they are, and packages that are not named stay.
   - A change is made under a lock for the environment, which ends with the last process that holds it, and
     under a journal, from which the next run repairs what a killed run left.
-    environment's own files in milliseconds; conda, uv and pip are started only for a change.
-    that is not a conda environment.
+  - Never runs C(conda create) on an existing environment, which would delete it, and never removes a
+    directory that is not a conda environment.
 options:
   name:
     description:
@@ -187,12 +187,13 @@ code:
   type: str
 """
 
+import contextlib
 import errno
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Sequence
+from typing import Any, Iterator, NamedTuple, NoReturn, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.torchfleet.gpu.plugins.module_utils import (
@@ -242,16 +243,23 @@ class CondaEnv:
         params = module.params
         self.conda_prefix: str = params["conda_prefix"].rstrip("/")
         self.conda = f"{self.conda_prefix}/bin/conda"
-        self.path = conda_prefix.resolve_prefix(params["name"], params["prefix"], self.conda_prefix)
+        problems: list[str] = []
+        self.specs, self.requirements = _wish(params, problems)
+        self.channels = _channels(params["channels"], problems)
+        try:
+            self.path = conda_prefix.resolve_prefix(params["name"], params["prefix"], self.conda_prefix)
+        except conda_prefix.PrefixError as error:
+            problems.insert(0, str(error))
+        if problems:
+            raise Failure("bad_input", "; ".join(problems))
         self.label = "environment {}".format(
             "{} ({})".format(params["name"], self.path) if params["name"] else self.path
         )
         self.journal = Journal(self.path)
-        self.specs, self.requirements = _wish(params)
-        self.channels = _channels(params["channels"])
         self.sources = [pip_cli.source(given) for given in params["pip_sources"]]
         self.uv = self._find_uv() if self.requirements and params["state"] == "present" else None
         self.reasons: list[str] = []
+        self.interrupted: str | None = None
         self.lock: int | None = None
         self.done: list[str] = []
 
@@ -332,14 +340,17 @@ class CondaEnv:
             self.exit(before, before.listing() if self.module._diff else [], changed=False)
         if self.module.check_mode:
             self.predict(before, decision)
+        if not before.exists:
+            # Before the lock: no file may lie where conda is to be installed.
+            self.need_conda()
         with conda_prefix.locked(self.path, self.module.params["lock_timeout"]) as self.lock:
             before = Prefix(self.path)
             listing = before.listing()
-            interrupted = self.journal.read()
-            repaired = self.prepare(before, interrupted)
+            self.interrupted = self.journal.read()
+            repaired = self.prepare(before, self.interrupted)
             if repaired == "removed":
-                before, interrupted = Prefix(self.path), None
-            self.converge(before, interrupted)
+                before, self.interrupted = Prefix(self.path), None
+            self.converge(before, self.interrupted)
             self.journal.remove()
             after = Prefix(self.path)
             changed = bool(repaired) or after.listing() != listing
@@ -379,14 +390,13 @@ class CondaEnv:
 
     def foreign(self) -> str:
         return (
-            f"{self.label}: {self.path} exists, but is not a conda environment (no conda-meta/history) and was "
-            "not left by an interrupted run of this module, so it is not touched. Remove it, move it away or "
-            "name another prefix"
+            f"{self.label}: {self.path} exists, but is not a conda environment (no conda-meta/history) and "
+            "was not left by an interrupted run of this module, so it is not touched. Remove it, move it "
+            "away or name another prefix"
         )
 
     def converge(self, prefix: Prefix, interrupted: str | None) -> None:
         if not prefix.exists:
-            self.need_conda()
             self.reasons.append(f"{self.path} does not exist")
             self.create(prefix)
         else:
@@ -408,6 +418,7 @@ class CondaEnv:
             )
 
     def create(self, prefix: Prefix) -> None:
+        self.need_conda()
         specs = [spec.text for spec in self.conda_wish(prefix)]
         self.journal.write("create")
         try:
@@ -443,14 +454,27 @@ class CondaEnv:
         if not specs and not damaged:
             return
         self.need_conda()
-        self.journal.write("install")
         force = ["--force-reinstall"] if damaged else []
-        self.run_conda("install", force + damaged + specs)
-        # The solver may have moved a package that was not named in this call.
-        broken = [spec for spec in self.decide(Prefix(self.path)).specs if spec.text not in specs]
-        if broken:
-            self.run_conda("install", [spec.text for spec in self.conda_wish(prefix)])
+        with self.under_journal("install"):
+            self.run_conda("install", force + damaged + specs)
+            # The solver may have moved a package that was not named in this call.
+            broken = [spec for spec in self.decide(Prefix(self.path)).specs if spec.text not in specs]
+            if broken:
+                self.run_conda("install", [spec.text for spec in self.conda_wish(prefix)])
         self.done.append("the conda part")
+
+    @contextlib.contextmanager
+    def under_journal(self, operation: str) -> Iterator[None]:
+        listing = Prefix(self.path).listing()
+        self.journal.write(operation)
+        try:
+            yield
+        except Failure as failure:
+            # Nothing happened, or conda took it back: the next run need not doubt the environment.
+            untouched = failure.code not in _LOCAL_PROBLEMS and Prefix(self.path).listing() == listing
+            if untouched and self.interrupted is None:
+                self.journal.remove()
+            raise
 
     def damaged_dists(self, prefix: Prefix) -> list[str]:
         """Takes the records of broken distributions away, so that pip and uv install them again."""
@@ -603,8 +627,9 @@ class CondaEnv:
         return conda_cli.parse_json(stdout)
 
     def install_pip(self, prefix: Prefix, extra: Sequence[str]) -> None:
-        self.journal.write("pip")
-        self.run_pip(prefix, [*(requirement.text for requirement in self.requirements), *extra], False)
+        wanted = [*(requirement.text for requirement in self.requirements), *extra]
+        with self.under_journal("pip"):
+            self.run_pip(prefix, wanted, False)
 
     def run_pip(self, prefix: Prefix, requirements: Sequence[str], dry_run: bool) -> tuple[str, str]:
         """Tries the sources in their order; the output of the first that works."""
@@ -672,9 +697,9 @@ class CondaEnv:
         raise AssertionError("exit_json came back")
 
 
-def _wish(params: dict[str, Any]) -> tuple[list[conda_spec.MatchSpec], list[pip_spec.Requirement]]:
-    """All bad specifications are told at once."""
-    problems: list[str] = []
+def _wish(
+    params: dict[str, Any], problems: list[str]
+) -> tuple[list[conda_spec.MatchSpec], list[pip_spec.Requirement]]:
     specs: list[conda_spec.MatchSpec] = []
     requirements: list[pip_spec.Requirement] = []
     python = params["python"]
@@ -717,16 +742,14 @@ def _wish(params: dict[str, Any]) -> tuple[list[conda_spec.MatchSpec], list[pip_
     for option in ("timeout", "lock_timeout"):
         if params[option] < (1 if option == "timeout" else 0):
             problems.append(f"{option} {params[option]} is not positive")
-    if problems:
-        raise Failure("bad_input", "; ".join(problems))
     return specs, requirements
 
 
-def _channels(channels: Sequence[str]) -> list[str]:
+def _channels(channels: Sequence[str], problems: list[str]) -> list[str]:
     arguments: list[str] = []
     for channel in channels:
         if not channel or channel.startswith("-") or re.search(r"\s", channel):
-            raise Failure("bad_input", f"channels: '{channel}' is no channel")
+            problems.append(f"channels: '{channel}' is no channel")
         arguments += ["-c", channel]
     return ["--override-channels", *arguments] if arguments else []
 
