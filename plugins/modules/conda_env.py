@@ -266,20 +266,9 @@ class CondaEnv:
     # -- deciding
 
     def decide(self, prefix: Prefix) -> Decision:
-        specs: list[conda_spec.MatchSpec] = []
         requirements: list[pip_spec.Requirement] = []
         failed: list[str] = []
         reasons: list[str] = []
-        for spec in self.conda_wish(prefix):
-            record = prefix.conda.get(spec.name)
-            verdict = spec.matches(record) if record else False
-            if verdict is not True:
-                specs.append(spec)
-                reasons.append(
-                    _reason(spec.text, record and "{} {} {}".format(*record[:3]), verdict, "conda")
-                )
-            if verdict is False:
-                failed.append(spec.text)
         for requirement in self.requirements:
             dist = prefix.dists.get(requirement.name)
             url = dist.url() if dist and requirement.url else None
@@ -291,14 +280,24 @@ class CondaEnv:
                 )
             if verdict is False:
                 failed.append(requirement.text)
+        specs: list[conda_spec.MatchSpec] = []
+        for spec in self.conda_wish(prefix, bool(requirements)):
+            record = prefix.conda.get(spec.name)
+            verdict = spec.matches(record) if record else False
+            if verdict is not True:
+                specs.append(spec)
+                found = record and "{} {} {}".format(*record[:3])
+                reasons.insert(len(specs) - 1, _reason(spec.text, found, verdict, "conda"))
+            if verdict is False:
+                failed.append(spec.text)
         return Decision(specs, requirements, failed, reasons)
 
-    def conda_wish(self, prefix: Prefix) -> list[conda_spec.MatchSpec]:
+    def conda_wish(self, prefix: Prefix, pip_is_needed: bool) -> list[conda_spec.MatchSpec]:
         wish = list(self.specs)
         named = {spec.name for spec in wish}
         if self.requirements and "python" not in named:
             wish.append(conda_spec.parse("python"))
-        if self.requirements and not self.uv and "pip" not in named and "pip" not in prefix.dists:
+        if pip_is_needed and not self.uv and "pip" not in named and "pip" not in prefix.dists:
             wish.append(conda_spec.parse("pip"))
         return wish
 
@@ -419,7 +418,7 @@ class CondaEnv:
 
     def create(self, prefix: Prefix) -> None:
         self.need_conda()
-        specs = [spec.text for spec in self.conda_wish(prefix)]
+        specs = [spec.text for spec in self.conda_wish(prefix, bool(self.requirements))]
         self.journal.write("create")
         try:
             self.run_conda("create", specs)
@@ -450,7 +449,7 @@ class CondaEnv:
         if not specs and not damaged and not prefix.broken_records and interrupted in (None, "pip"):
             return
         if interrupted or prefix.broken_records:
-            specs = [spec.text for spec in self.conda_wish(prefix)]
+            specs = [spec.text for spec in self.conda_wish(prefix, bool(decision.requirements))]
         if not specs and not damaged:
             return
         self.need_conda()
@@ -460,7 +459,9 @@ class CondaEnv:
             # The solver may have moved a package that was not named in this call.
             broken = [spec for spec in self.decide(Prefix(self.path)).specs if spec.text not in specs]
             if broken:
-                self.run_conda("install", [spec.text for spec in self.conda_wish(prefix)])
+                self.run_conda(
+                    "install", [spec.text for spec in self.conda_wish(prefix, bool(decision.requirements))]
+                )
         self.done.append("the conda part")
 
     @contextlib.contextmanager
@@ -538,7 +539,7 @@ class CondaEnv:
         changed = bool(self.reasons) or not before.whole
         if not before.whole:
             self.reasons.append(f"{self.path} does not exist")
-            specs = [spec.text for spec in self.conda_wish(before)]
+            specs = [spec.text for spec in self.conda_wish(before, bool(self.requirements))]
             if not os.access(self.conda, os.X_OK):
                 self.reasons.append(f"conda is not installed at {self.conda_prefix} yet")
                 conda["link"] = specs
