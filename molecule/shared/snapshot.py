@@ -33,7 +33,7 @@ def describe(path):
         return f"{text} -> {os.readlink(path)}"
     if stat.S_ISREG(info.st_mode):
         with open(path, "rb") as file:
-            return f"{text} {hashlib.sha1(file.read()).hexdigest()}"
+            return f"{text} {info.st_mtime_ns} {hashlib.sha1(file.read()).hexdigest()}"
     return text
 
 
