@@ -156,6 +156,11 @@ def download(web: Web, urls: list[str], dest: str, sha256: str) -> Fetched:
     """
     failures: list[Failure] = []
     with _exclusive(dest + ".part") as part:
+        if Path(dest).is_file():
+            with Path(dest).open("rb") as whole:
+                if _digest(whole) == sha256:
+                    Path(dest + ".part").unlink()
+                    return Fetched(dest, _size(whole), _size(whole), [])
         for url in urls:
             resumed_from = _size(part)
             try:

@@ -140,6 +140,7 @@ class Miniconda:
         name = module.params["urls"][0].rsplit("/", 1)[-1]
         self.installer = self.state_dir / (name if name.endswith(".sh") else name + ".sh")
         self.failures: list[str] = []
+        self.lock_fds: list[int] = []
 
     # -- what was asked for ----------------------------------------------------------------------------------
 
@@ -270,7 +271,8 @@ class Miniconda:
         os.umask(0o022)
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
         command = ["bash", str(self.installer), "-b", "-p", str(self.prefix)] + (["-u"] if in_place else [])
-        rc, out, err = self.module.run_command(command, cwd="/")
+        # The lock goes to the installer as well: it may outlive a module whose connection was cut.
+        rc, out, err = self.module.run_command(command, cwd="/", pass_fds=self.lock_fds)
         if rc != 0:
             said = " ".join((err or out).strip().splitlines()[-3:])
             self.module.fail_json(
@@ -355,6 +357,7 @@ class Miniconda:
                 self.module.fail_json(
                     msg=f"another run is working on {self.prefix} just now; try again when it is done."
                 )
+            self.lock_fds = [lock.fileno()]
             yield
 
     def converge(self) -> dict[str, Any]:

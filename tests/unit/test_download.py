@@ -174,6 +174,16 @@ def test_a_complete_part_is_not_fetched_again(mirror: str, tmp_path: Path) -> No
     assert len(Mirror.seen) == 1
 
 
+def test_what_is_there_already_is_not_fetched(mirror: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(BODY)
+    assert get(mirror, tmp_path / "f", "good").resumed_from == len(BODY)
+    assert Mirror.seen == []
+    (tmp_path / "f").write_bytes(b"old")
+    get(mirror, tmp_path / "f", "good")
+    assert (tmp_path / "f").read_bytes() == BODY
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
 @pytest.mark.parametrize("rest", [b"of another file", b"x" * (len(BODY) + 1)])
 def test_a_spoiled_part_costs_one_more_fetch_and_blames_nobody(
     mirror: str, tmp_path: Path, rest: bytes
