@@ -45,7 +45,9 @@ def main() -> None:
         for path in meta["paths_data"]["paths"]:
             if path.get("prefix_placeholder"):
                 originals[path["_path"]] = Path(meta["extracted_package_dir"], path["_path"])
+    for record in [*(BASE / "conda-meta").glob("*.json"), BASE / "conda-meta/history"]:
         text = record.read_bytes().replace((WORK / "channel").as_uri().encode(), CHANNEL)
+        text = text.replace(str(WORK / "bootstrap").encode(), str(BASE).encode())
         record.write_bytes(text.replace(str(WORK / "pkgs").encode(), str(BASE / "pkgs").encode()))
 
     relocated = []
