@@ -151,8 +151,10 @@ def _one_conda_problem(
         if code == "unknown" and name:
             what = f"{name}: {what}"
     else:
-        tail = _tail(stderr) or _tail(stdout) or "no message"
-        code = _by_text(stderr + stdout) or "unknown"
+        text = f"{stderr}\n{stdout}"
+        code = _by_text(text) or "unknown"
+        telling = [line.strip() for line in text.splitlines() if _by_text(line)]
+        tail = telling[0] if telling else _tail(stderr) or _tail(stdout) or "no message"
         what = f"conda ended with status {returncode}: {tail}"
     if specs and code in ("spec", "unknown"):
         what = "{} (asked for {})".format(what, ", ".join(specs))

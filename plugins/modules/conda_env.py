@@ -423,10 +423,9 @@ class CondaEnv:
         try:
             self.run_conda("create", specs)
         except Failure:
-            # Older conda leave half a prefix; there was none before.
-            if not Prefix(self.path).whole:
-                self.remove_tree()
-                self.journal.remove()
+            # There was none before, and conda may leave half of one, even with a history (24.7, full disk).
+            self.remove_tree()
+            self.journal.remove()
             raise
         if not Prefix(self.path).whole:
             raise Failure(

@@ -55,6 +55,20 @@ def test_usage_error_of_conda() -> None:
     assert "unrecognized arguments: --nosuch" in problem.what
 
 
+def test_a_traceback_of_conda_shows_the_line_that_tells() -> None:
+    # conda 24.7.1 fails to print its own error for a full disk.
+    stderr = (
+        "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device: '/e/numpy'\n"
+        "AttributeError: 'OSError' object has no attribute 'dump_map'\n"
+    )
+    problem = conda_cli.conda_problem(1, "", stderr, [])
+    assert problem is not None
+    assert problem.code == "disk"
+    assert (
+        problem.what == "conda ended with status 1: OSError: [Errno 28] No space left on device: '/e/numpy'"
+    )
+
+
 def test_status_0_with_an_exception_is_a_failure() -> None:
     stdout = json.dumps({"exception_name": "CondaToSNonInteractiveError", "message": "Terms of https://x"})
     problem = conda_cli.conda_problem(0, stdout, "", [])
