@@ -1,0 +1,201 @@
+"""preflight and the playbooks as a user runs them: against a host that would show every change, from recorded truths."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TRUTHS = Path(__file__).parent / "fixtures" / "preflight"
+
+
+def truth(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((TRUTHS / f"{name}.yml").read_text(encoding="utf-8")))
+
+
+class Site:
+    """A checkout's playbooks with an inventory of one's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "inventory").mkdir()
+        (path / "inventory" / "group_vars").symlink_to(ROOT / "group_vars")
+
+    def play(
+        self, playbook: str, hosts: dict[str, dict[str, Any]], *args: str
+    ) -> subprocess.CompletedProcess[str]:
+        common = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+            "preflight_probe_mirrors": False,
+        }
+        inventory = {"all": {"hosts": {name: {**common, **given} for name, given in hosts.items()}}}
+        (self.path / "inventory" / "hosts.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "ansible",
+                "playbook",
+                "-i",
+                str(self.path / "inventory"),
+                playbook,
+                *args,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def recap(output: str) -> dict[str, dict[str, int]]:
+    return {
+        match[1]: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", match[2])}
+        for match in re.finditer(r"^(\S+)\s+: (ok=.*)$", output, re.MULTILINE)
+    }
+
+
+def judged(output: str) -> str:
+    """The message of preflight, as the failed task printed it."""
+    found = re.search(r"^fatal: \[.*?\n(?=\nTASK|\nPLAY)", output, re.MULTILINE | re.DOTALL)
+    assert found, output
+    return found[0]
+
+
+BAD = {
+    "unknown operating system": (
+        {"preflight_truth": {**truth("hopper"), "os": truth("mandrake")["os"]}},
+        ["Mandrake Linux 9.1", "Debian 12"],
+    ),
+    "unknown GPU": (
+        {"preflight_truth": {**truth("hopper"), "gpus": truth("mandrake")["gpus"]}},
+        ["10de:0001", "pci_gpus.json"],
+    ),
+    "misspelt variable": (
+        {"preflight_truth": truth("hopper"), "miniconda_prefxi": "/opt/conda"},
+        ["miniconda_prefxi", "did you mean miniconda_prefix?"],
+    ),
+    "malformed sha256": (
+        {"preflight_truth": truth("hopper"), "miniconda_sha256": "beef"},
+        ["miniconda_sha256", "beef", "64 digits"],
+    ),
+    "slash in a name for PyTorch": (
+        {"preflight_truth": truth("hopper"), "pytorch_environments": [{"name": "to/rch", "python": "3.11"}]},
+        ["pytorch_environments[0].name", "to/rch", "no slash"],
+    ),
+    "slash in a name for conda": (
+        {"preflight_truth": truth("hopper"), "conda_envs_environments": [{"name": "../etc"}]},
+        ["conda_envs_environments", "../etc"],
+    ),
+    "wrong type": (
+        {"preflight_truth": truth("hopper"), "miniconda_init_users": {"alice": 1}},
+        ["miniconda_init_users"],
+    ),
+    "mirror that does not answer": (
+        {
+            "preflight_truth": truth("hopper"),
+            "preflight_probe_mirrors": True,
+            "mirrors_pypi_urls": ["http://127.0.0.1:9/simple"],
+            "mirrors_anaconda_urls": ["http://127.0.0.1:9/anaconda"],
+            "mirrors_debian_urls": ["http://127.0.0.1:9/debian"],
+        },
+        ["mirrors_pypi_urls", "mirrors_anaconda_urls", "mirrors_debian_urls", "connection refused"],
+    ),
+}
+
+
+def test_each_bad_input_stops_its_host_before_the_first_change(site: Site, tmp_path: Path) -> None:
+    hosts = {f"bad{number}": given for number, (given, _said) in enumerate(BAD.values())}
+    done = site.play("site.yml", hosts, "-e", f"report_dir={tmp_path}/report")
+    assert done.returncode == 2, done.stdout + done.stderr
+    ran = set(re.findall(r"^TASK \[torchfleet\.gpu\.(\w+) :", done.stdout, re.MULTILINE))
+    assert ran == {"preflight", "report"}, "a role ran on a host that preflight had refused"
+    for host, line in recap(done.stdout).items():
+        wrote = 2 if host == "bad0" else 0  # the report, on the controller
+        assert (line["failed"], line["changed"]) == (1, wrote), (host, line)
+    fleet = {
+        row["host"]: row for row in json.loads((tmp_path / "report" / "report.json").read_text())["hosts"]
+    }
+    for number, (name, (_given, said)) in enumerate(BAD.items()):
+        message = fleet[f"bad{number}"]["failure"]
+        missing = [text for text in said if text not in message]
+        assert not missing, f"{name}: {missing} not in:\n{message}"
+        assert f"bad{number}: 1 problem; nothing was changed." in message or "no mirror answers" in message
+
+
+def test_all_that_is_wrong_is_in_one_message(site: Site) -> None:
+    given: dict[str, Any] = {"preflight_truth": truth("mandrake")}
+    for name, (more, _said) in BAD.items():
+        if "unknown" not in name:
+            given |= {key: value for key, value in more.items() if key != "preflight_truth"}
+    done = site.play("site.yml", {"gpu01": given})
+    message = judged(done.stdout)
+    for name, (_given, said) in BAD.items():
+        if name == "mirror that does not answer":  # after a wrong type nobody is asked
+            continue
+        assert not [text for text in said if text not in message], f"{name} is not in:\n{message}"
+    assert done.stdout.count("fatal: ") == 2, "one message from preflight, one that fails the host at the end"
+
+
+def test_a_good_host_goes_on_when_another_is_refused(site: Site) -> None:
+    done = site.play(
+        "site.yml",
+        {"bad": {"preflight_truth": truth("mandrake")}, "good": {"preflight_truth": truth("hopper")}},
+        "--check",
+        "-e",
+        '{"mirrors_pypi_urls": ["http://127.0.0.1:9/simple"]}',
+    )
+    assert re.search(r"^TASK \[torchfleet\.gpu\.mirrors ", done.stdout, re.MULTILINE), done.stdout
+    assert done.returncode == 2
+
+
+def test_a_host_that_does_not_answer_has_a_row_and_fails(site: Site) -> None:
+    lost = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
+    done = site.play("site.yml", {"lost": lost}, "--limit", "lost")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.search(r"^\s+lost\s+-.*failed: preflight: lost does not answer", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
+    assert recap(done.stdout)["lost"]["failed"] == 1
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/provision.yml", "playbooks/verify.yml"])
+def test_group_vars_are_seen(site: Site, playbook: str, tmp_path: Path) -> None:
+    """The group_vars beside the inventory reach every playbook, wherever it lies and whatever it imports."""
+    (tmp_path / "inventory" / "group_vars").unlink()
+    (tmp_path / "group_vars" / "all").mkdir(parents=True)
+    (tmp_path / "group_vars" / "all" / "wish.yml").write_text("miniconda_prefxi: from-group-vars\n")
+    (tmp_path / "inventory" / "group_vars").symlink_to("../group_vars")
+    done = site.play(playbook, {"gpu01": {"preflight_truth": truth("hopper")}})
+    assert "miniconda_prefxi" in judged(done.stdout)
+
+
+def test_the_checkout_links_its_group_vars() -> None:
+    assert (ROOT / "inventory" / "group_vars").resolve() == ROOT / "group_vars"
+
+
+def test_foreign_variables_can_be_named(site: Site) -> None:
+    given = {"preflight_truth": truth("hopper"), "report_address": "ops@example.org"}
+    refused = site.play("playbooks/plan.yml", {"gpu01": given})
+    assert "the variable report_address" in judged(refused.stdout)
+    taken = site.play(
+        "playbooks/plan.yml", {"gpu01": {**given, "preflight_foreign_variables": ["report_address"]}}
+    )
+    assert taken.returncode == 0, taken.stdout
