@@ -1,4 +1,4 @@
-"""preflight and the playbooks as a user runs them: against a host that would show every change, from recorded truths."""
+"""preflight and the playbooks as a user runs them, from recorded truths: what stops a host, what ran then."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def judged(output: str) -> str:
     return found[0]
 
 
-BAD = {
+# name: (variables of the host, what the message must say)
+BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown operating system": (
         {"preflight_truth": {**truth("hopper"), "os": truth("mandrake")["os"]}},
         ["Mandrake Linux 9.1", "Debian 12"],
