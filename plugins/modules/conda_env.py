@@ -346,21 +346,22 @@ class CondaEnv:
             before = Prefix(self.path)
             listing = before.listing()
             self.interrupted = self.journal.read()
-            repaired = self.prepare(before, self.interrupted)
+            repaired = self.prepare(before)
             if repaired == "removed":
                 before, self.interrupted = Prefix(self.path), None
-            self.converge(before, self.interrupted)
+            self.converge(before)
             self.journal.remove()
             after = Prefix(self.path)
             changed = bool(repaired) or after.listing() != listing
             self.exit(after, listing, changed)
 
-    def prepare(self, prefix: Prefix, interrupted: str | None) -> str:
+    def prepare(self, prefix: Prefix) -> str:
         """Clears what an interrupted change left. Answers what was done: removed, repaired or nothing."""
         if not prefix.exists:
             return ""
-        if interrupted == "remove" or (not prefix.whole and self.is_debris(prefix, interrupted)):
-            self.reasons.append(self.debris_reason(interrupted))
+        if self.interrupted == "remove" or (not prefix.whole and self.is_debris(prefix)):
+            empty = f"{self.path} holds only empty directories"
+            self.reasons.append(self.interruption() if self.interrupted else empty)
             if not self.module.check_mode:
                 self.remove_tree()
             return "removed"
@@ -378,14 +379,12 @@ class CondaEnv:
             return "repaired"
         return ""
 
-    def is_debris(self, prefix: Prefix, interrupted: str | None) -> bool:
-        ours = interrupted == "create" and Path(self.path).is_dir() and not Path(self.path).is_symlink()
+    def is_debris(self, prefix: Prefix) -> bool:
+        ours = self.interrupted == "create" and Path(self.path).is_dir() and not Path(self.path).is_symlink()
         return ours or prefix.has_only_empty_directories()
 
-    def debris_reason(self, interrupted: str | None) -> str:
-        if interrupted:
-            return f"an earlier run was interrupted during its {interrupted}"
-        return f"{self.path} holds only empty directories"
+    def interruption(self) -> str:
+        return f"an earlier run was interrupted during its {self.interrupted}"
 
     def foreign(self) -> str:
         return (
@@ -394,16 +393,16 @@ class CondaEnv:
             "away or name another prefix"
         )
 
-    def converge(self, prefix: Prefix, interrupted: str | None) -> None:
+    def converge(self, prefix: Prefix) -> None:
         if not prefix.exists:
             self.reasons.append(f"{self.path} does not exist")
             self.create(prefix)
         else:
-            self.change(prefix, interrupted)
+            self.change(prefix)
         prefix = Prefix(self.path)
         decision = self.decide(prefix)
-        damaged = self.damaged_dists(prefix) if interrupted else []
-        if decision.requirements or (interrupted and self.requirements):
+        damaged = self.damaged_dists(prefix) if self.interrupted else []
+        if decision.requirements or (self.interrupted and self.requirements):
             self.reasons += [reason for reason in decision.reasons if reason not in self.reasons]
             self.install_pip(prefix, damaged)
             decision = self.decide(Prefix(self.path))
@@ -435,19 +434,19 @@ class CondaEnv:
             )
         self.done.append("the conda part")
 
-    def change(self, prefix: Prefix, interrupted: str | None) -> None:
+    def change(self, prefix: Prefix) -> None:
         decision = self.decide(prefix)
         self.reasons += decision.reasons
         damaged = []
-        if interrupted:
-            self.reasons.append(f"an earlier run was interrupted during its {interrupted}")
+        if self.interrupted:
+            self.reasons.append(self.interruption())
             damaged = ["{}={}={}".format(*record[:3]) for record in prefix.missing_files()[0]]
             if damaged:
                 self.reasons.append("files are missing of {}".format(", ".join(damaged)))
         specs = [spec.text for spec in decision.specs]
-        if not specs and not damaged and not prefix.broken_records and interrupted in (None, "pip"):
+        if not specs and not damaged and not prefix.broken_records and self.interrupted in (None, "pip"):
             return
-        if interrupted or prefix.broken_records:
+        if self.interrupted or prefix.broken_records:
             specs = [spec.text for spec in self.conda_wish(prefix, bool(decision.requirements))]
         if not specs and not damaged:
             return
@@ -490,19 +489,20 @@ class CondaEnv:
         if not before.exists and self.journal.read() is None:
             self.exit(before, [], changed=False)
         if self.module.check_mode:
+            self.interrupted = self.journal.read()
             if before.exists:
-                self.check_removable(before, self.journal.read())
+                self.check_removable(before)
                 self.reasons.append(f"{self.path} exists")
             self.exit(Prefix(os.devnull), before.listing(), changed=before.exists)
         with conda_prefix.locked(self.path, self.module.params["lock_timeout"]) as self.lock:
             before = Prefix(self.path)
             listing = before.listing()
-            interrupted = self.journal.read()
+            self.interrupted = self.journal.read()
             if before.exists:
-                self.check_removable(before, interrupted)
+                self.check_removable(before)
                 self.reasons.append(f"{self.path} exists")
                 # What an interrupted run left is no environment that conda could read.
-                if before.whole and interrupted is None:
+                if before.whole and self.interrupted is None:
                     self.need_conda()
                     self.journal.write("remove")
                     self.run_conda("remove", ["--all"])
@@ -510,13 +510,13 @@ class CondaEnv:
             self.journal.remove()
             self.exit(Prefix(self.path), listing, changed=before.exists)
 
-    def check_removable(self, prefix: Prefix, interrupted: str | None) -> None:
+    def check_removable(self, prefix: Prefix) -> None:
         if Path(self.path).is_symlink():
             raise Failure(
                 "not_an_environment",
                 f"{self.label}: {self.path} is a symbolic link; remove it and what it leads to by hand",
             )
-        if not prefix.whole and interrupted != "remove" and not self.is_debris(prefix, interrupted):
+        if not prefix.whole and self.interrupted != "remove" and not self.is_debris(prefix):
             raise Failure("not_an_environment", self.foreign())
 
     def remove_tree(self) -> None:
@@ -527,12 +527,12 @@ class CondaEnv:
 
     def predict(self, before: Prefix, decision: Decision) -> NoReturn:
         listing = before.listing()
-        interrupted = self.journal.read()
-        if self.prepare(before, interrupted) == "removed":
-            before, interrupted = Prefix(os.devnull), None
+        self.interrupted = self.journal.read()
+        if self.prepare(before) == "removed":
+            before, self.interrupted = Prefix(os.devnull), None
             decision = self.decide(before)
-        elif interrupted:
-            self.reasons.append(f"an earlier run was interrupted during its {interrupted}")
+        elif self.interrupted:
+            self.reasons.append(self.interruption())
         conda: dict[str, list[str]] = {"link": [], "unlink": []}
         pip: list[str] = []
         changed = bool(self.reasons) or not before.whole

@@ -58,7 +58,7 @@ def test_usage_error_of_conda() -> None:
 def test_a_traceback_of_conda_shows_the_line_that_tells() -> None:
     # conda 24.7.1 fails to print its own error for a full disk.
     stderr = (
-        "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device: '/e/numpy'\n"
+        "Traceback (most recent call last):\nOSError: [Errno 28] No space left on device: '/e/numpy'\n"
         "AttributeError: 'OSError' object has no attribute 'dump_map'\n"
     )
     problem = conda_cli.conda_problem(1, "", stderr, [])
