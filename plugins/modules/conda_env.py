@@ -129,7 +129,6 @@ attributes:
     description: Operating systems that the module runs on.
     support: full
     platforms: linux
-extends_documentation_fragment: []
 notes:
   - Works with conda 23.3 to 26.x, with any solver. On the host Python 3.8 or newer is enough.
   - In check mode conda may refresh its cache of indexes.

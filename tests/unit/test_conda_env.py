@@ -751,3 +751,32 @@ def test_site_packages_of_another_python_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "e" / "conda-meta" / "python-3.11.7-h1_0.json").unlink()
     add_conda(tmp_path / "e", "python-3.12.1-h1_0")
     assert conda_prefix.Prefix(str(tmp_path / "e")).dists == {}
+
+
+def test_a_package_of_conda_needs_no_record_of_pip(tmp_path: Path) -> None:
+    add_conda(tmp_path / "e", "python-3.11.7-h1_0", "six-1.17.0-0")
+    add_dist(tmp_path / "e", "torch", "2.13.0")
+    for record in site_packages(tmp_path / "e").glob("*/RECORD"):
+        record.unlink()
+    prefix = conda_prefix.Prefix(str(tmp_path / "e"))
+    assert list(prefix.dists) == ["six"]
+    assert [dist.name for dist in prefix.broken_dists] == ["torch"]
+
+
+def test_what_a_shell_or_a_ci_job_exports_does_not_reach_conda(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CI=true would accept terms of service in silence, CONDA_PREFIX forbids to remove that environment.
+    for variable in ("CI", "CONDA_PREFIX", "PYTHONPATH", "PIP_TARGET"):
+        monkeypatch.setenv(variable, "x")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    seen: dict[str, str] = {}
+
+    def effect() -> None:
+        seen.update(os.environ)
+        add_conda(host.env(), *linked("create"))
+
+    host.answers(fixture("create"), effect=effect)
+    host(packages=["wheel"])
+    assert not {"CI", "CONDA_PREFIX", "PYTHONPATH", "PIP_TARGET"} & set(seen)
+    assert seen["https_proxy"] == "http://proxy:3128"
