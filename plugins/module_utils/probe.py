@@ -41,7 +41,11 @@ def run_probe(python: str, timeout: float, env: dict[str, str] | None = None) ->
         )
     except (OSError, ValueError) as error:
         os.close(facts_end)
-        return {"facts": {}, "ended": f"not started: {getattr(error, 'strerror', None) or error}", "output": ""}
+        return {
+            "facts": {},
+            "ended": f"not started: {getattr(error, 'strerror', None) or error}",
+            "output": "",
+        }
     finally:
         os.close(probe_end)
 
