@@ -3,9 +3,9 @@
 
     site_wheels.py DIRECTORY
 
-CPU builds are not on PyPI. Where pip here is configured with find-links, the wheels of torch, torchvision and
-torchaudio with the local version "cpu" in those directories are linked into DIRECTORY. Prints one JSON object: what
-changed, and what DIRECTORY then carries, as requirements.
+CPU builds are not on PyPI. Where pip here is configured with find-links, the wheels of torch, torchvision
+and torchaudio with the local version "cpu" in those directories are linked into DIRECTORY. Prints one JSON
+object: what changed, and what DIRECTORY then carries, as requirements.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """Print a picture of a host's file system and packages as one JSON object: a name, and what it was like.
 
-Left out is what changes by itself on any host that is looked at: logs, caches, the traces of a login, and Ansible's
-own temporary directory (which is listed only when something else is in it).
+Left out is what changes by itself on any host that is looked at: logs, caches, the traces of a login, and
+Ansible's own temporary directory.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 ROOTS = ("/boot", "/etc", "/home", "/lib/modules", "/opt", "/root", "/srv", "/usr", "/var")
 VOLATILE = (
@@ -24,33 +27,38 @@ VOLATILE = (
     "/var/lib/apt/periodic",
 )
 VOLATILE_PARTS = ("/.ansible", "/__pycache__")
+LAYOUT = "${Package}:${Architecture} ${Version} ${db:Status-Status}\\n"
 
 
-def describe(path):
-    info = os.lstat(path)
+def describe(path: Path) -> str:
+    info = path.lstat()
     text = f"{stat.filemode(info.st_mode)} {info.st_uid}:{info.st_gid}"
     if stat.S_ISLNK(info.st_mode):
         return f"{text} -> {os.readlink(path)}"
     if stat.S_ISREG(info.st_mode):
-        with open(path, "rb") as file:
-            return f"{text} {info.st_mtime_ns} {hashlib.sha1(file.read()).hexdigest()}"
+        return f"{text} {info.st_mtime_ns} {hashlib.sha1(path.read_bytes()).hexdigest()}"
     return text
 
 
-def picture():
-    seen = {}
+def look(folder: Path, seen: dict[str, str]) -> None:
+    for path in folder.iterdir():
+        name = str(path)
+        if name.startswith(VOLATILE) or any(part in name for part in VOLATILE_PARTS):
+            continue
+        try:
+            seen[name] = describe(path)
+            if path.is_dir() and not path.is_symlink():
+                look(path, seen)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+
+
+def picture() -> dict[str, str]:
+    seen: dict[str, str] = {}
     for root in ROOTS:
-        for folder, folders, files in os.walk(root):
-            for name in folders + files:
-                path = os.path.join(folder, name)
-                if path.startswith(VOLATILE) or any(part in path for part in VOLATILE_PARTS):
-                    continue
-                try:
-                    seen[path] = describe(path)
-                except FileNotFoundError:  # removed meanwhile
-                    continue
-            folders[:] = [name for name in folders if os.path.join(folder, name) in seen]
-    query = ["dpkg-query", "--show", "--showformat=${Package}:${Architecture} ${Version} ${db:Status-Status}\\n"]
+        if Path(root).is_dir():
+            look(Path(root), seen)
+    query = ["dpkg-query", "--show", f"--showformat={LAYOUT}"]
     for line in subprocess.run(query, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
         name, version, state = line.split(" ")
         seen[f"package {name}"] = f"{version} {state}"

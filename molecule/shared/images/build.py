@@ -4,9 +4,9 @@
     build.py [NAME ...]                   what is missing or out of date among the named images (default: all)
     build.py --base-image debian12=docker.io/library/debian:12   start from a registry image instead
 
-debian12 and debian13 are bare Debian servers (systemd, sshd, python3) made from Debian packages by mmdebstrap,
-so that no registry is needed. debian12-simgpu and debian13-simgpu add the simulated GPU layer of ../simgpu.
-Each image carries a label with a hash of everything that it was made from: a second run does nothing.
+debian12 and debian13 are bare Debian servers (systemd, sshd, python3) made from Debian packages by
+mmdebstrap, so that no registry is needed. debian12-simgpu and debian13-simgpu add the simulated GPU layer of
+../simgpu. Each image carries a label with a hash of what it was made from: a second run does nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,21 @@ LABEL = "torchfleet.inputs"
 RELEASES = {"debian12": "bookworm", "debian13": "trixie"}
 # What an installed Debian server has, and what a container leaves out: kernel, boot loader, udev, cron.
 # zsh is only on debian12, so that a login shell that is not installed is met as well.
-PACKAGES = (
-    "bash ca-certificates dbus iproute2 kmod libpam-systemd openssh-server pciutils procps python3 python3-apt"
-    " sudo systemd-sysv"
-).split()
+PACKAGES = [
+    "bash",
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "kmod",
+    "libpam-systemd",
+    "openssh-server",
+    "pciutils",
+    "procps",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd-sysv",
+]
 EXTRA_PACKAGES: Mapping[str, Sequence[str]] = {"debian12": ["zsh"], "debian13": []}
 COMPONENTS = "main non-free-firmware"
 # Documentation is of no use in a throw-away host; the copyright files stay.
@@ -61,7 +72,7 @@ class Options:
 
 
 def fingerprint(parts: Iterable[str], trees: Iterable[Path]) -> str:
-    """Hash strings and files (names, modes, contents), so that an image is rebuilt when any of them changes."""
+    """Hash strings and files (names, modes, contents): an image is rebuilt when any of them changes."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
@@ -90,7 +101,9 @@ def docker(*args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise BuildError("docker: command not found; install Docker (Debian: apt-get install docker.io)") from None
+        raise BuildError(
+            "docker: command not found; install Docker (Debian: apt-get install docker.io)"
+        ) from None
     if check and done.returncode:
         raise BuildError(f"docker {args[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done
@@ -116,7 +129,7 @@ def bootstrap(name: str, tag: str, inputs: str, options: Options) -> None:
         )
     command = ["mmdebstrap", "--variant=minbase"]
     command += [f"--include={','.join([*PACKAGES, *EXTRA_PACKAGES[name]])}"]
-    command += ["--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\""]
+    command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
     command += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     command += [f"--customize-hook=copy-in {HERE / 'rootfs'} {HERE / 'finish.sh'} /tmp"]
     command += ['--customize-hook=chroot "$1" sh /tmp/finish.sh', RELEASES[name], "-"]
@@ -139,7 +152,8 @@ def bootstrap(name: str, tag: str, inputs: str, options: Options) -> None:
             log.seek(0)
             what = "\n".join([*log.read().splitlines()[-15:], done.stderr.strip()])
             raise BuildError(
-                f"{name}: cannot make the image from {options.mirror}:\n{what}\nIs the mirror reachable (--debian-mirror),"
+                f"{name}: cannot make the image from {options.mirror}:\n{what}\n"
+                "Is the mirror reachable (--debian-mirror),"
                 " and does debian-archive-keyring here know the release?"
             )
     docker("tag", f"{tag}-unfinished", tag)
@@ -163,9 +177,18 @@ def build(name: str, options: Options) -> None:
         parts, trees = [inspect(f"torchfleet/{base}:latest")[0], options.mirror, options.security], [SIMGPU]
     elif registry:
         packages = [*PACKAGES, *EXTRA_PACKAGES[base]]
-        parts, trees = [registry, *packages], [HERE / "rootfs", HERE / "finish.sh", HERE / "Dockerfile.registry"]
+        parts, trees = (
+            [registry, *packages],
+            [HERE / "rootfs", HERE / "finish.sh", HERE / "Dockerfile.registry"],
+        )
     else:
-        parts = [*sources(RELEASES[base], options), *PACKAGES, *EXTRA_PACKAGES[base], *DPKG_OPTIONS, *IMAGE_CONFIG]
+        parts = [
+            *sources(RELEASES[base], options),
+            *PACKAGES,
+            *EXTRA_PACKAGES[base],
+            *DPKG_OPTIONS,
+            *IMAGE_CONFIG,
+        ]
         trees = [HERE / "rootfs", HERE / "finish.sh"]
     inputs = fingerprint(parts, trees)
     if inspect(tag)[1] == inputs:
@@ -193,7 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--base-image", action="append", default=[], metavar="RELEASE=IMAGE")
     mirror = os.environ.get("TORCHFLEET_DEBIAN_MIRROR") or "http://deb.debian.org/debian"
     parser.add_argument("--debian-mirror", default=mirror, metavar="URL", help="default: %(default)s")
-    parser.add_argument("--debian-security", metavar="URL", help="default: the mirror's URL followed by -security")
+    parser.add_argument(
+        "--debian-security", metavar="URL", help="default: the mirror's URL followed by -security"
+    )
     args = parser.parse_args(argv)
     for name in args.names:
         if name not in names:
@@ -201,7 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     base_images = dict(item.partition("=")[::2] for item in args.base_image)
     for release, image in base_images.items():
         if release not in RELEASES or not image:
-            parser.error(f"--base-image {release}={image}: expected RELEASE=IMAGE, RELEASE one of {', '.join(RELEASES)}")
+            parser.error(
+                f"--base-image {release}={image}: expected RELEASE=IMAGE, with one of {', '.join(RELEASES)}"
+            )
     mirror = args.debian_mirror.rstrip("/")
     options = Options(mirror, args.debian_security or f"{mirror}-security", base_images)
     try:

@@ -149,7 +149,17 @@ def run(*command: str) -> str:
 def compile_library(source: Path, out: Path, *arguments: str) -> bytes:
     """Compile one of the stub libraries."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-s"]
+    flags = [
+        "-std=gnu11",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-s",
+    ]
     run("gcc", *flags, *arguments, "-o", str(out), str(source), "-ldl")
     return out.read_bytes()
 
@@ -159,7 +169,9 @@ def kernel_release() -> tuple[str, str]:
     text = run("apt-cache", "show", "--no-all-versions", "linux-image-amd64")
     found = re.search(r"^Depends:.*?linux-image-(\S+) \(= (\S+)\)", text, re.M)
     if not found:
-        raise SystemExit("packages.py: apt-cache names no kernel for linux-image-amd64; did apt-get update fail?")
+        raise SystemExit(
+            "packages.py: apt-cache names no kernel for linux-image-amd64; did apt-get update fail?"
+        )
     return found.group(1), found.group(2)
 
 
@@ -183,7 +195,14 @@ def module_file(source: Path, work: Path, driver: Driver, flavour: str, kernel: 
     licence = "Dual MIT/GPL" if flavour == "open" else "NVIDIA"
     defines = {"VERSION": driver.version, "LICENSE": licence, "KERNEL": kernel}
     out = work / "nvidia.ko"
-    run("gcc", "-c", *(f'-DMODULE_{key}="{value}"' for key, value in defines.items()), "-o", str(out), str(source))
+    run(
+        "gcc",
+        "-c",
+        *(f'-DMODULE_{key}="{value}"' for key, value in defines.items()),
+        "-o",
+        str(out),
+        str(source),
+    )
     return out.read_bytes()
 
 
@@ -192,10 +211,14 @@ def driver_packages(sources: Path, work: Path, driver: Driver, kernel: str, comp
     v, version = driver.version, driver.package_version
     defines = [f'-DLIB_VERSION="{v}"', f"-DLIB_CUDA={driver.cuda}"]
     cuda = compile_library(sources / "libcuda.c", work / "libcuda", "-Wl,-soname,libcuda.so.1", *defines)
-    nvml = compile_library(sources / "libnvidia-ml.c", work / "nvml", "-Wl,-soname,libnvidia-ml.so.1", *defines)
+    nvml = compile_library(
+        sources / "libnvidia-ml.c", work / "nvml", "-Wl,-soname,libnvidia-ml.so.1", *defines
+    )
     support = Package("nvidia-kernel-support", version, "nvidia-modprobe, kmod")
     support.files = {"etc/modprobe.d/nvidia-blacklists-nouveau.conf": NOUVEAU}
-    daemon = Package("nvidia-persistenced", version, "libnvidia-ml1", scripts={"postinst": PERSISTENCED_POSTINST})
+    daemon = Package(
+        "nvidia-persistenced", version, "libnvidia-ml1", scripts={"postinst": PERSISTENCED_POSTINST}
+    )
     daemon.files = {
         "usr/bin/nvidia-persistenced": PERSISTENCED_BIN,
         "usr/lib/systemd/system/nvidia-persistenced.service": PERSISTENCED,
@@ -217,7 +240,10 @@ def driver_packages(sources: Path, work: Path, driver: Driver, kernel: str, comp
         library.scripts = {"postinst": "#!/bin/sh\nldconfig\n", "postrm": "#!/bin/sh\nldconfig\n"}
     names = {
         "proprietary": ("nvidia-kernel-dkms", "nvidia-current"),
-        "open": ("nvidia-open-kernel-dkms" if driver.debian else "nvidia-kernel-open-dkms", "nvidia-current-open"),
+        "open": (
+            "nvidia-open-kernel-dkms" if driver.debian else "nvidia-kernel-open-dkms",
+            "nvidia-current-open",
+        ),
     }
     for flavour, (package, renamed) in names.items():
         name = renamed if driver.debian else "nvidia"
@@ -239,7 +265,9 @@ def driver_packages(sources: Path, work: Path, driver: Driver, kernel: str, comp
         )
     meta = "nvidia-driver" if driver.debian else f"cuda-drivers-{v.partition('.')[0]}"
     if driver.debian:
-        packages.append(Package(meta, version, "nvidia-kernel-dkms-any, libcuda1, nvidia-smi, nvidia-persistenced"))
+        packages.append(
+            Package(meta, version, "nvidia-kernel-dkms-any, libcuda1, nvidia-smi, nvidia-persistenced")
+        )
     else:
         packages.append(Package(meta, version, "libcuda1, nvidia-driver-cuda, nvidia-persistenced"))
     return packages
@@ -256,9 +284,10 @@ def index(archive: Path) -> None:
         )
     packages = "\n".join(stanzas).encode()
     (archive / "Packages").write_bytes(packages)
+    digest = hashlib.sha256(packages).hexdigest()
     (archive / "Release").write_text(
         "Origin: torchfleet-sim\nLabel: torchfleet-sim\nSuite: sim\nArchitectures: amd64\n"
-        f"Date: Mon, 02 Nov 2026 00:00:00 UTC\nSHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
+        f"Date: Mon, 02 Nov 2026 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n"
     )
 
 
@@ -276,9 +305,15 @@ def main(release: str, sources: Path, out: Path) -> None:
         package.build(work, out / "archive")
     index(out / "archive")
     for driver in (DRIVERS[release], *NVIDIA_DRIVERS):
-        packages = own if driver is DRIVERS[release] else driver_packages(sources, work, driver, kernel, compress)
+        packages = (
+            own if driver is DRIVERS[release] else driver_packages(sources, work, driver, kernel, compress)
+        )
         for flavour, other in (("proprietary", "open"), ("open", "proprietary")):
-            wanted = [p for p in packages if not (p.name.endswith("-dkms") and (other == "open") == ("open" in p.name))]
+            wanted = [
+                p
+                for p in packages
+                if not (p.name.endswith("-dkms") and (other == "open") == ("open" in p.name))
+            ]
             for package in [*headers, dkms, *wanted]:
                 package.build(work, out / "prebuilt" / driver.version / flavour)
     for source, name in (("libcudart.c", "libsimcudart.so"), ("libsimkernel.c", "libsimkernel.so")):

@@ -1,16 +1,19 @@
 #!/usr/bin/python3
 """nvidia-smi of a simulated driver: -L, and --query-gpu=... --format=csv[,noheader][,nounits]."""
 
+from __future__ import annotations
+
 import ctypes
 import sys
+from typing import Any
 
 CANNOT = (
-    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA"
-    " driver is installed and running."
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest"
+    " NVIDIA driver is installed and running."
 )
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -43,17 +46,17 @@ def main(argv):
     return 0
 
 
-def count(nvml):
+def count(nvml: ctypes.CDLL) -> int:
     number = ctypes.c_uint()
     nvml.nvmlDeviceGetCount_v2(ctypes.byref(number))
     return number.value
 
 
-def read(nvml, index):
+def read(nvml: ctypes.CDLL, index: int) -> dict[str, str]:
     device = ctypes.c_void_p()
     nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device))
 
-    def text(function, *arguments):
+    def text(function: Any, *arguments: Any) -> str:
         buffer = ctypes.create_string_buffer(96)
         function(*arguments, buffer, len(buffer))
         return buffer.value.decode()

@@ -1,12 +1,12 @@
-#!/usr/bin/python3
 """Make this container look like the server that /etc/torchfleet-sim/host.json declares; runs at every boot.
 
     {"gpus": [{"model": "h100", "count": 2}], "driver": null}
-    {"gpus": [{"model": "gtx1080"}], "driver": {"version": "580.178.04", "flavour": "proprietary", "loaded": true}}
+    {"gpus": [{"model": "gtx1080"}],
+     "driver": {"version": "580.178.04", "flavour": "proprietary", "loaded": true}}
 
 GPUs appear on the PCI bus. A driver that is on the disk for the kernel that "boots" is "loaded", as on a real
-machine; so a driver that a role installs comes up with the next reboot. A declared driver is installed at the first
-boot, from packages of the image; with loaded: false it waits for the next one.
+machine; so a driver that a role installs comes up with the next reboot. A declared driver is installed at the
+first boot, from packages of the image; with loaded: false it waits for the next one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> int:
         preinstall(driver)
     PREPARED.parent.mkdir(parents=True, exist_ok=True)
     PREPARED.touch()
-    module = module_on_disk(kernel) if gpus and not (first and driver and not driver.get("loaded", True)) else None
+    waits = first and driver and not driver.get("loaded", True)
+    module = module_on_disk(kernel) if gpus and not waits else None
     nouveau = bool(gpus) and not module and not blacklisted("nouveau")
     make_pci(gpus, lambda gpu: bound_driver(gpu, module, nouveau))
     make_modules(module, nouveau)
@@ -94,7 +95,8 @@ def boot_kernel() -> str:
 
 def version_key(version: str) -> list[tuple[bool, int, str]]:
     """Order as sort -V does."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"\d+|\D+", version)]
+    parts = re.findall(r"\d+|\D+", version)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def preinstall(driver: Json) -> None:
@@ -103,7 +105,8 @@ def preinstall(driver: Json) -> None:
     packages = sorted(str(path) for path in folder.glob("*.deb"))
     if not packages:
         have = ", ".join(sorted(str(path.relative_to(PREBUILT)) for path in PREBUILT.glob("*/*")))
-        raise SystemExit(f"torchfleet-sim: no packages for driver {folder.relative_to(PREBUILT)}; there are: {have}")
+        wanted = folder.relative_to(PREBUILT)
+        raise SystemExit(f"torchfleet-sim: no packages for driver {wanted}; there are: {have}")
     subprocess.run(["dpkg", "--install", *packages], check=True)
 
 
@@ -123,7 +126,8 @@ def module_on_disk(kernel: str) -> Json | None:
 def blacklisted(module: str) -> bool:
     """Whether modprobe's configuration keeps a module from being loaded for a device."""
     pattern = re.compile(rf"^\s*(blacklist\s+{module}\b|install\s+{module}\s+\S*/(false|true)\b)", re.M)
-    files = [path for top in ("/etc", "/run", "/usr/lib", "/lib") for path in Path(top, "modprobe.d").glob("*.conf")]
+    folders = [Path(top, "modprobe.d") for top in ("/etc", "/run", "/usr/lib", "/lib")]
+    files = [path for folder in folders for path in folder.glob("*.conf")]
     return any(pattern.search(path.read_text(errors="replace")) for path in files)
 
 
@@ -179,13 +183,15 @@ def make_device(path: Path, slot: str, ids: list[int], kind: int, secondary: int
         "enable": "1",
         "numa_node": "0",
         "modalias": alias,
-        "uevent": f"PCI_CLASS={kind:X}\nPCI_ID={vendor:04X}:{device:04X}\nPCI_SLOT_NAME={slot}\nMODALIAS={alias}",
+        "uevent": f"PCI_ID={vendor:04X}:{device:04X}\nPCI_SLOT_NAME={slot}\nMODALIAS={alias}",
         "resource": "\n".join(["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * 13),
     }.items():
         (path / name).write_text(f"{text}\n")
     config = bytearray(256)
-    header = (vendor, device, 0x0406, 0x0010, 0xA1, kind & 255, kind >> 8 & 255, kind >> 16, 0x10, 0, bool(secondary), 0)
-    struct.pack_into("<HHHHBBBBBBBB", config, 0, *header)
+    kinds = (kind & 255, kind >> 8 & 255, kind >> 16)
+    struct.pack_into(
+        "<HHHHBBBBBBBB", config, 0, vendor, device, 0x0406, 0x0010, 0xA1, *kinds, 0x10, 0, bool(secondary), 0
+    )
     if secondary:
         config[0x19] = config[0x1A] = secondary
     else:
@@ -243,11 +249,9 @@ def declare_loaded(module: Json | None, gpus: list[Json]) -> None:
         lines = [f"version {module['version']}"]
         for index, gpu in enumerate(driven):
             vendor, device = gpu["subsystem"].split(":")
-            lines.append(
-                f"gpu {gpu['slot']} {gpu['device']} {device}{vendor} {gpu['capability']} {gpu['multiprocessors']}"
-                f" {gpu['memory']} {gpu['name']}"
-            )
-            # Plain files: a process can hold one open as if it used the GPU, which a container's devices forbid.
+            size = f"{gpu['capability']} {gpu['multiprocessors']} {gpu['memory']}"
+            lines.append(f"gpu {gpu['slot']} {gpu['device']} {device}{vendor} {size} {gpu['name']}")
+            # Plain files: a process can hold one open as if it used the GPU; real devices forbid that here.
             Path(f"/dev/nvidia{index}").touch()
         Path("/dev/nvidiactl").touch()
         (RUN / "loaded.conf").write_text("\n".join(lines) + "\n")
