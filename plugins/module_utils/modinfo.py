@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
-import re
 import struct
 from pathlib import Path
-from typing import IO, Any, Callable, List, Tuple, cast
+from typing import IO, Any, Callable, List, Tuple
 
 Run = Callable[[List[str]], Tuple[int, str, str]]
 """Runs a command; gives (exit status, stdout, stderr), status 127 when there is no such command."""
 
 WANTED = ("version", "license")
-CHUNK = 1 << 20
 
 
 def read_modinfo(path: Path, run: Run) -> dict[str, str]:
@@ -21,15 +20,14 @@ def read_modinfo(path: Path, run: Run) -> dict[str, str]:
     try:
         if path.suffix == ".zst":  # the standard library has no zstd
             return _by_command(path, run)
+        # The section headers are at the end, so all of a compressed module is needed.
         if path.suffix == ".xz":
-            with lzma.open(path) as stream:
-                return _by_scan(cast("IO[bytes]", stream))
+            return _by_section(io.BytesIO(lzma.decompress(path.read_bytes())))
         if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                return _by_scan(cast("IO[bytes]", stream))
+            return _by_section(io.BytesIO(gzip.decompress(path.read_bytes())))
         with path.open("rb") as file:
             return _by_section(file)
-    except (OSError, EOFError, lzma.LZMAError, struct.error):
+    except (OSError, EOFError, lzma.LZMAError, struct.error, ValueError):
         return {}
 
 
@@ -60,27 +58,10 @@ def _by_section(file: IO[bytes]) -> dict[str, str]:
     labels = content(sections[names])
     for section in sections:
         if labels[section[0] :].startswith(b".modinfo\0"):
-            return _fields(b"\0" + content(section))
+            pairs = [entry.partition(b"=") for entry in content(section).split(b"\0")]
+            found = {key.decode("latin-1"): value.decode("latin-1") for key, _sign, value in pairs}
+            return {key: found[key] for key in WANTED if key in found}
     return {}
-
-
-def _by_scan(stream: IO[bytes]) -> dict[str, str]:
-    """A compressed module cannot be read from its end, so stop as soon as everything was seen."""
-    found: dict[str, str] = {}
-    tail = b""
-    while len(found) < len(WANTED):
-        chunk = stream.read(CHUNK)
-        if not chunk:
-            break
-        found.update(_fields(tail + chunk))
-        tail = chunk[-256:]
-    return found
-
-
-def _fields(data: bytes) -> dict[str, str]:
-    # A lookahead for the closing NUL: it opens the next field too.
-    pairs = re.findall(rb"\0(version|license)=([ -~]{1,128})(?=\0)", data)
-    return {key.decode(): value.decode() for key, value in pairs}
 
 
 def flavour(module_license: str) -> str | None:
