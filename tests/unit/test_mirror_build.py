@@ -112,6 +112,18 @@ def test_a_dependency_that_no_package_satisfies_is_named() -> None:
     assert build.missing_dependencies([package]) == ["demo-1-0 needs absent >=2"]
 
 
+def test_the_key_depends_on_sources_alone() -> None:
+    cached = MIRROR / "files" / "__pycache__" / "probe.pyc"
+    cached.parent.mkdir(exist_ok=True)
+    cached.touch()
+    try:
+        names = {path.name for path in build.inputs()}
+    finally:
+        cached.unlink()
+    assert {"build.py", "packages.yml", "cpython.sh", "installer.sh", "conda.sh"} <= names
+    assert not [name for name in names if name.endswith(".pyc")]
+
+
 def test_pins_are_whole() -> None:
     import yaml
 
@@ -148,6 +160,15 @@ def test_killed_build_leaves_no_result(tmp_path: Path) -> None:
         (part / "half").touch()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_old_trees_go_and_the_one_in_use_stays(tmp_path: Path) -> None:
+    for name in ("old", "previous", "current"):
+        (tmp_path / name / "www").mkdir(parents=True)
+        (tmp_path / name / "mirror.json").touch()
+    (tmp_path / "downloads").mkdir()
+    build.prune(tmp_path, {"previous", "current"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "downloads", "previous"]
 
 
 # --- relocation and installer -------------------------------------------------------------------------------

@@ -50,7 +50,6 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 HERE = Path(__file__).resolve().parent
 FILES = HERE / "files"
-INPUTS = (Path(__file__), HERE / "packages.yml", *sorted(p for p in FILES.rglob("*") if p.is_file()))
 # conda's own length: prefix replacement needs room for the prefix of the host.
 PLACEHOLDER = ("/opt/" + "placehold_" * 25)[:255]
 # One moment for every file and record: the same inputs give the same channel.
@@ -75,6 +74,12 @@ def say(text: str) -> None:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def inputs() -> list[Path]:
+    """Every file of the project that the result depends on."""
+    files = sorted(p for p in FILES.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return [HERE / "build.py", HERE / "packages.yml", *files]
 
 
 def key_of(*parts: bytes | str) -> str:
@@ -631,7 +636,7 @@ def build(cache: Path, image: str) -> Path:
     mirror = cache / "mirror"
     downloads = mirror / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    key = key_of(*(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes() for path in INPUTS))
+    key = key_of(*(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes() for path in inputs()))
     target = mirror / key
     if (target / "mirror.json").exists():
         say(f"{target} is up to date")
@@ -639,34 +644,43 @@ def build(cache: Path, image: str) -> Path:
         with beside(target) as part:
             build_into(part, mirror, downloads, image, key)
     current = mirror / "current.json"
+    previous = json.loads(current.read_text())["key"] if current.exists() else key
     with beside(current) as part:
         part.write_text(json.dumps({"key": key, "path": str(target)}) + "\n")
+    prune(mirror, {key, previous})
     return target
 
 
+def prune(mirror: Path, keep: set[str]) -> None:
+    """Remove older trees, but for the one that a running server may still have mounted."""
+    for tree in mirror.glob("*/mirror.json"):
+        if tree.parent.name not in keep:
+            shutil.rmtree(tree.parent)
+
+
 def build_into(part: Path, cache: Path, downloads: Path, image: str, key: str) -> None:
-    inputs = yaml.safe_load((HERE / "packages.yml").read_text())
+    pins = yaml.safe_load((HERE / "packages.yml").read_text())
     started = time.monotonic()
 
     def source(item: Mapping[str, str], base: str) -> Source:
         return Source(f"{base}/{item['dir']}/{item['file']}", item["file"], item["sha256"])
 
-    pythons = [source(item, debian_url()) for item in inputs["cpython"]]
-    wheels = [source(item, pypi_files_url()) for item in inputs["wheels"]]
-    sources = [*pythons, *(source(inputs[name], pypi_files_url()) for name in ("pycosat", "conda")), *wheels]
+    pythons = [source(item, debian_url()) for item in pins["cpython"]]
+    wheels = [source(item, pypi_files_url()) for item in pins["wheels"]]
+    sources = [*pythons, *(source(pins[name], pypi_files_url()) for name in ("pycosat", "conda")), *wheels]
     say(f"checking and downloading {len(sources)} files from {debian_url()} and {pypi_files_url()}")
     with ThreadPoolExecutor(6) as pool:
         paths = dict(zip(sources, pool.map(lambda s: fetch(s, downloads), sources), strict=True))
     pycosat, conda = (paths[s] for s in sources[len(pythons) : len(pythons) + 2])
 
     packages: list[Package] = []
-    for item, archive in zip(inputs["cpython"], pythons, strict=True):
+    for item, archive in zip(pins["cpython"], pythons, strict=True):
         tree, digest = compiled(cache, image, item, paths[archive], pycosat)
         packages.append(python_package(tree, item["version"], digest))
-        packages.append(pycosat_package(tree, inputs["pycosat"]["version"], item["version"]))
-    python = inputs["cpython"][0]["version"]
+        packages.append(pycosat_package(tree, pins["pycosat"]["version"], item["version"]))
+    python = pins["cpython"][0]["version"]
     packages += [package_from_wheel(paths[wheel], wheel.file, python) for wheel in wheels]
-    packages.append(conda_package(conda, inputs["conda"]["version"], python))
+    packages.append(conda_package(conda, pins["conda"]["version"], python))
     if missing := missing_dependencies(packages):
         raise BuildError(f"packages.yml lacks packages: {'; '.join(missing)}")
 
@@ -677,7 +691,7 @@ def build_into(part: Path, cache: Path, downloads: Path, image: str, key: str) -
     say("linking the base prefix with conda in a container, packing the installer")
     payload = part / "payload"
     base_payload(image, packages, www, python, payload)
-    version = inputs["conda"]["version"]
+    version = pins["conda"]["version"]
     name = INSTALLER.format(version=version)
     installer = www / INSTALLER_DIR / name
     write_installer(payload, installer, "Miniconda3", name.removesuffix("-Linux-x86_64.sh").split("-", 1)[1])
@@ -693,7 +707,7 @@ def build_into(part: Path, cache: Path, downloads: Path, image: str, key: str) -
         },
         "impostor": {"file": IMPOSTOR, "path": f"/{INSTALLER_DIR}/{IMPOSTOR}"},
         "conda_version": version,
-        "python_versions": [item["version"] for item in inputs["cpython"]],
+        "python_versions": [item["version"] for item in pins["cpython"]],
         "channels": [f"/{channel}" for channel in CHANNELS],
         "packages": [
             {"name": p.name, "version": p.version, "build": p.build, "subdir": p.subdir} for p in packages

@@ -231,6 +231,8 @@ def up(cache: Path, state: Path, network: str, base: str) -> dict[str, Any]:
     if not (same and found and network in found["NetworkSettings"]["Networks"]):
         changed = True
         if found:
+            networks = ", ".join(found["NetworkSettings"]["Networks"])
+            print(f"mirror: replacing {CONTAINER} on network {networks}", file=sys.stderr)
             docker("rm", "--force", CONTAINER)
         (run / "nginx.conf").write_text(
             render((HERE / "image" / "nginx.conf").read_text(), os.environ, label)
