@@ -108,7 +108,12 @@ class Web:
         self.timeout = timeout
         context = ssl.create_default_context()
         if ca_pem.strip():
-            context.load_verify_locations(cadata=ca_pem)
+            try:
+                context.load_verify_locations(cadata=ca_pem)
+            except (ssl.SSLError, ValueError) as error:
+                raise DownloadError(
+                    f"mirrors_ca_certificates holds no valid PEM certificate ({error})", []
+                ) from error
         self.opener = urllib.request.build_opener(_SameSite(), urllib.request.HTTPSHandler(context=context))
 
 

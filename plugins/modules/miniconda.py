@@ -239,8 +239,8 @@ class Miniconda:
 
     def fetch(self) -> dict[str, Any]:
         urls = self.module.params["urls"]
-        web = Web(self.module.params["timeout"], self.module.params["ca_pem"])
         try:
+            web = Web(self.module.params["timeout"], self.module.params["ca_pem"])
             if self.module.check_mode:
                 fetched = available(web, urls)
             else:

@@ -83,6 +83,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
+    DownloadError,
     Failure,
     MirrorError,
     Web,
@@ -142,7 +143,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    web = Web(module.params["timeout"], module.params["ca_pem"])
+    try:
+        web = Web(module.params["timeout"], module.params["ca_pem"])
+    except DownloadError as error:
+        module.fail_json(msg=f"{error}.")
     found = {group["name"]: probe(web, group) for group in module.params["groups"]}
     problems = []
     for name, result in found.items():

@@ -41,9 +41,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     warnings: list[str] = []
     monkeypatch.setattr(AnsibleModule, "warn", lambda _, text: warnings.append(text))
 
-    def call(urls: list[str], **more: Any) -> dict[str, Any]:
+    def call(urls: list[str], ca_pem: str = "", **more: Any) -> dict[str, Any]:
         group = {"name": "pypi", "urls": urls, "path": "pip", "expect": "pip-", **more}
-        with patch_module_args({"groups": [group], "timeout": 2}), pytest.raises(SystemExit):
+        with patch_module_args({"groups": [group], "timeout": 2, "ca_pem": ca_pem}), pytest.raises(
+            SystemExit
+        ):
             mirror_probe.main()
         return {**json.loads(capsys.readouterr().out.splitlines()[-1]), "warnings": warnings}
 
@@ -84,3 +86,9 @@ def test_optional_paths_that_are_missing_are_told(run: Run, mirror: str) -> None
 def test_a_credential_is_not_in_the_messages(run: Run) -> None:
     failed = run([DEAD.replace("://", "://lab:hush@")])
     assert DEAD in failed["msg"] and "hush" not in failed["msg"]
+
+
+def test_a_certificate_that_is_none_is_told(run: Run) -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n"
+    failed = run([DEAD], ca_pem=pem)
+    assert failed["failed"] and "mirrors_ca_certificates holds no valid PEM" in failed["msg"]
