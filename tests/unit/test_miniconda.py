@@ -91,6 +91,8 @@ def run(
             os.environ.update(environment)
         return json.loads(capsys.readouterr().out.splitlines()[-1])  # type: ignore[no-any-return]
 
+    # Tests of filters in the same process turn this on: warnings would go to the controller's screen.
+    monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
     monkeypatch.setenv("CI", "true")
     monkeypatch.setenv("CONDARC", "/elsewhere")
     return call
