@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +203,73 @@ def test_foreign_variables_can_be_named(site: Site) -> None:
         "playbooks/plan.yml", {"gpu01": {**given, "preflight_foreign_variables": ["report_address"]}}
     )
     assert taken.returncode == 0, taken.stdout
+
+
+PAGES = {
+    "/simple/pip/": "pip-26.0",
+    "/anaconda/pkgs/main/noarch/repodata.json": '{"info": {"subdir": "noarch"}}',
+    "/wheels/": "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
+}
+
+
+@pytest.fixture
+def mirror() -> Iterator[str]:
+    """A server that has a mirror of each kind under it, and no index of torch."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = PAGES.get(self.path)
+            self.send_response(200 if page else 404)
+            self.end_headers()
+            self.wfile.write((page or "").encode())
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_source_of_torch_that_does_not_answer_is_left_out_of_the_plan(site: Site, mirror: str) -> None:
+    index = {"name": "cpu-index", "kind": "index", "urls": [f"{mirror}/whl"], "variants": ["cpu"]}
+    wheels = {
+        "name": "site",
+        "kind": "find_links",
+        "urls": [f"{mirror}/wheels/"],
+        "carries": ["torch==2.13.0+cpu"],
+    }
+    given = {
+        "preflight_truth": {**truth("hopper"), "gpus": []},
+        "preflight_probe_mirrors": True,
+        "mirrors_pypi_urls": [f"{mirror}/simple"],
+        "mirrors_anaconda_urls": [f"{mirror}/anaconda"],
+    }
+    play = site.path / "play.yml"
+    show = {
+        "ansible.builtin.debug": {
+            "msg": "{{ torchfleet_plan.environments[0].requirements }} {{ torchfleet_plan.warnings }}"
+        }
+    }
+    play.write_text(
+        yaml.safe_dump(
+            [
+                {
+                    "hosts": "all",
+                    "gather_facts": False,
+                    "roles": ["torchfleet.gpu.preflight"],
+                    "post_tasks": [show],
+                }
+            ]
+        )
+    )
+    hosts = {
+        "both": {**given, "pytorch_sources": [index, wheels]},
+        "dead": {**given, "pytorch_sources": [index]},
+    }
+    done = site.play(str(play), hosts)
+    assert re.search(r"torch==2\.13\.0\+cpu.*cpu-index does not answer", done.stdout, re.DOTALL), done.stdout
+    assert recap(done.stdout)["both"]["failed"] == 0
+    assert "2 problems" in judged(done.stdout), "no build, and the source that would have had one"
+    assert "pytorch_sources: cpu-index" in judged(done.stdout)
