@@ -278,12 +278,20 @@ def _source_rows(candidate: Candidate, wish: Wish) -> list[dict[str, Any]]:
 
 
 def _requirements(candidate: Candidate, situation: Situation) -> list[str]:
-    """Pinned; with the local version where every source that carries the build has it in the file's name."""
+    """Pins that another variant of the release does not meet: a plain ``==2.15.0`` takes 2.15.0+cpu."""
+    build = candidate.build
     lines = []
     for package in situation.packages:
-        tagged = all(package in local for _place, _item, local in candidate.carriers)
-        version = situation.version(package, candidate.build.release)
-        lines.append(f"{package}=={version}" + (f"+{candidate.build.variant}" if tagged else ""))
+        tagged = [package in local for _place, _item, local in candidate.carriers]
+        version = situation.version(package, build.release)
+        if all(tagged):
+            pin = f"=={version}+{build.variant}"
+        elif any(tagged):  # the file has the local version at one source and not at another
+            others = [other.variant for other in build.release.builds if other is not build]
+            pin = ",".join([f"=={version}", *(f"!={version}+{other}" for other in others)])
+        else:
+            pin = f"==={version}"
+        lines.append(package + pin)
     return lines
 
 

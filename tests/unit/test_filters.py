@@ -179,7 +179,7 @@ PLAY = """
     - ansible.builtin.assert:
         that:
           - decided.problems == []
-          - decided.environments[0].requirements == ['torch==2.10.0']
+          - decided.environments[0].requirements == ['torch===2.10.0']
           - lines[2].startswith('gpu07')
           - unknown[0].closest == 'mirrors_pypi'
 """

@@ -7,6 +7,7 @@ import datetime
 from typing import Any
 
 import pytest
+from ansible_collections.torchfleet.gpu.plugins.module_utils import pip_spec
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner
 
 TODAY = datetime.date(2026, 11, 23)
@@ -169,7 +170,7 @@ def test_whole_plan_of_a_hopper_host() -> None:
                 "torch": "2.10.0",
                 "variant": "cu128",
                 "cuda": "12.8",
-                "requirements": ["torch==2.10.0", "torchvision==0.25.0"],
+                "requirements": ["torch===2.10.0", "torchvision===0.25.0"],
                 "sources": [{"name": "tuna", "index_url": TUNA, "extra_index_urls": [], "find_links": []}],
             }
         ],
@@ -224,7 +225,20 @@ def test_index_is_pinned_with_its_local_version() -> None:
 def test_second_source_of_the_same_build_is_the_fallback() -> None:
     row = plan(truth(H100, driver="580.95.05"), wish(PYPI, INDEX))["environments"][0]
     assert [item["name"] for item in row["sources"]] == ["tuna", "nju"]
-    assert row["requirements"] == ["torch==2.15.0"]  # both serve it: PyPI's file has no local version
+    # PyPI's file has no local version, the index's has one.
+    assert row["requirements"] == ["torch==2.15.0,!=2.15.0+cu130,!=2.15.0+cu134,!=2.15.0+cpu"]
+
+
+@pytest.mark.parametrize("sources", [[PYPI], [INDEX], [PYPI, INDEX]])
+def test_an_installed_build_of_another_variant_does_not_meet_the_plan(sources: list[dict[str, Any]]) -> None:
+    """A host that gets a GPU, or a driver, must not keep its CPU build of the same release."""
+    row = plan(truth(H100, driver="580.95.05"), wish(*sources, torch="2.15.0", variant="cu132"))
+    (line,) = row["environments"][0]["requirements"]
+    requirement = pip_spec.parse(line)
+    for variant in ("cpu", "cu130", "cu134"):
+        assert requirement.satisfied(f"2.15.0+{variant}", None) is False
+    met = [text for text in ("2.15.0", "2.15.0+cu132") if requirement.satisfied(text, None)]
+    assert met == (["2.15.0"] * (PYPI in sources) + ["2.15.0+cu132"] * (INDEX in sources))
 
 
 def test_earliest_source_decides_the_variant_within_a_release() -> None:
