@@ -259,6 +259,7 @@ class CondaEnv:
         self.uv = self._find_uv() if self.requirements and params["state"] == "present" else None
         self.reasons: list[str] = []
         self.interrupted: str | None = None
+        self.mended = False
         self.lock: int | None = None
         self.done: list[str] = []
 
@@ -351,7 +352,7 @@ class CondaEnv:
             self.converge(before)
             self.journal.remove()
             after = Prefix(self.path)
-            changed = bool(repaired) or after.listing() != listing
+            changed = bool(repaired) or self.mended or after.listing() != listing
             self.exit(after, listing, changed)
 
     def prepare(self, prefix: Prefix) -> str:
@@ -441,6 +442,7 @@ class CondaEnv:
             self.reasons.append(self.interruption())
             damaged = ["{}={}={}".format(*record[:3]) for record in prefix.missing_files()[0]]
             if damaged:
+                self.mended = True
                 self.reasons.append("files are missing of {}".format(", ".join(damaged)))
         specs = [spec.text for spec in decision.specs]
         if not specs and not damaged and not prefix.broken_records and self.interrupted in (None, "pip"):
@@ -478,6 +480,7 @@ class CondaEnv:
         """Takes the records of broken distributions away, so that pip and uv install them again."""
         damaged = prefix.missing_files()[1]
         for dist in damaged:
+            self.mended = True
             self.reasons.append(f"files are missing of {dist.name} {dist.version}")
             shutil.rmtree(dist.path)
         wanted = {requirement.name for requirement in self.requirements}
@@ -503,8 +506,8 @@ class CondaEnv:
                 # What an interrupted run left is no environment that conda could read.
                 if before.whole and self.interrupted is None:
                     self.need_conda()
-                    self.journal.write("remove")
-                    self.run_conda("remove", ["--all"])
+                    with self.under_journal("remove"):
+                        self.run_conda("remove", ["--all"])
                 self.remove_tree()
             self.journal.remove()
             self.exit(Prefix(self.path), listing, changed=before.exists)

@@ -459,6 +459,16 @@ def test_absent(host: Host) -> None:
     assert not host.journal().exists()
 
 
+def test_an_environment_that_conda_refused_to_remove_is_kept(host: Host) -> None:
+    add_conda(host.env(), "six-1.17.0-0", "mine-1.0-0")
+    refusal = json.dumps({"exception_name": "EnvironmentIsFrozenError", "message": "it is frozen"})
+    for _ in range(2):
+        host.answers(refusal, rc=1)
+        assert host(state="absent")["code"] == "frozen"
+    assert host(packages=["six"])["changed"] is False
+    assert (host.env() / "lib" / "mine.txt").exists()
+
+
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_a_directory_that_is_no_environment_is_not_touched(host: Host, state: str) -> None:
     host.env().mkdir(parents=True)
@@ -530,6 +540,25 @@ def test_an_interrupted_install_is_looked_through_and_mended(host: Host) -> None
     assert "files are missing of xz=5.0=0" in result["reasons"]
     assert not host.journal().exists()
     assert host(packages=["six", "idna"])["changed"] is False
+
+
+def test_a_mend_is_a_change_though_the_packages_are_the_same(host: Host) -> None:
+    add_conda(host.env(), "six-1.17.0-0")
+    (host.env() / "lib" / "six.txt").unlink()
+    host.interrupt("install")
+    host.answers(fixture("install"), effect=lambda: add_conda(host.env(), "six-1.17.0-0"))
+    result = host(packages=["six"])
+    assert result["changed"] is True
+    assert "files are missing of six=1.17.0=0" in result["reasons"]
+
+    add_conda(host.env(), "python-3.11.7-h1_0", "pip-25.2-py_0")
+    torch = add_dist(host.env(), "torch", "2.13.0")
+    (torch.parent / "torch.py").unlink()
+    host.interrupt("pip")
+    host.answers(effect=lambda: add_dist(host.env(), "torch", "2.13.0"))
+    result = host(pip=["torch"])
+    assert result["changed"] is True
+    assert "files are missing of torch 2.13.0" in result["reasons"]
 
 
 def test_a_mend_that_fails_keeps_the_doubt(host: Host) -> None:
