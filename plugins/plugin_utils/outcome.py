@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from typing import Any
 
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, sequence
+
 FACTS = ("truth", "plan", "results", "failure")
 Json = dict[str, Any]
 LONG = 200  # characters of a failure; all of it is in the task that failed
@@ -34,21 +36,23 @@ def entry(
 def _gpus(truth: Json | None, plan: Json | None) -> str | None:
     if truth is None:
         return None
-    names = {gpu["slot"]: gpu["name"] for gpu in (plan or {}).get("gpus", [])}
-    count = Counter(names.get(gpu["slot"], f"10de:{gpu['device']}") for gpu in truth["gpus"])
+    names = {gpu["device"]: gpu["name"] for gpu in (plan or {}).get("gpus", [])}
+    devices = [str(mapping(gpu).get("device")) for gpu in sequence(truth.get("gpus"))]
+    count = Counter(names.get(device, f"10de:{device}") for device in devices)
     return ", ".join(f"{number} x {name}" for name, number in count.items()) or "none"
 
 
 def _driver(truth: Json | None) -> str | None:
+    """The truth may be written by hand and have faults, which the preflight tells."""
     if truth is None:
         return None
-    driver = truth["driver"]
-    there = driver["on_disk"] or driver["loaded"]
-    if there is None:
-        return "absent" if truth["gpus"] and driver["verdict"] != "not wanted" else None
-    return str(there["version"]) + (
-        "" if driver["verdict"] in ("ok", "not wanted") else f" ({driver['verdict']})"
-    )
+    driver = mapping(truth.get("driver"))
+    there = mapping(driver.get("on_disk")) or mapping(driver.get("loaded"))
+    verdict = driver.get("verdict")
+    if not there:
+        return "absent" if truth.get("gpus") and verdict != "not wanted" else None
+    version = there.get("version") or "of unknown version"
+    return f"{version}" if verdict in (None, "ok", "not wanted") else f"{version} ({verdict})"
 
 
 def _why(

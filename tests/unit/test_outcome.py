@@ -92,10 +92,18 @@ def test_a_host_of_which_nothing_is_known_has_a_row() -> None:
         ({"on_disk": None, "loaded": None, "verdict": "not wanted"}, None),
         ({**TRUTH["driver"], "verdict": "reboot pending"}, "535.261.03 (reboot pending)"),
         ({"on_disk": None, "loaded": {"version": "580.1"}, "verdict": "ok"}, "580.1"),
+        ({"on_disk": None, "loaded": {"version": None}, "verdict": "ok"}, "of unknown version"),
+        ({"loaded": {"version": "580.1"}}, "580.1"),
+        (None, "absent"),
     ],
 )
-def test_driver(driver: dict[str, Any], shown: str | None) -> None:
+def test_driver(driver: dict[str, Any] | None, shown: str | None) -> None:
     assert row(truth={**TRUTH, "driver": driver})["driver"] == shown
+
+
+@pytest.mark.parametrize("truth", [{}, {"gpus": None}, {"gpus": "H100"}, {"gpus": [{"device": 2330}, None]}])
+def test_a_faulty_truth_costs_nobody_the_table(truth: dict[str, Any]) -> None:
+    assert row(truth=truth, plan=None, results=None, failure="bad truth")["why"] == "failed: bad truth"
 
 
 def test_one_row_for_each_environment_planned_or_proven() -> None:
