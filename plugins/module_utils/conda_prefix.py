@@ -129,11 +129,14 @@ class Prefix:
     def python(self) -> str:
         return str(self.path / "bin" / "python")
 
-    def has_only_empty_directories(self) -> bool:
-        """Debris of a killed create: conda leaves an empty conda-meta."""
+    def is_empty(self) -> bool:
+        """Whether it holds nothing, or what a killed create of conda leaves: an empty conda-meta."""
         if self.path.is_symlink() or not self.path.is_dir():
             return False
-        return not any(files for _root, _directories, files in os.walk(self.path))
+        entries = list(self.path.iterdir())
+        return not entries or (
+            entries == [self.path / "conda-meta"] and entries[0].is_dir() and not any(entries[0].iterdir())
+        )
 
     def _read_conda_meta(self) -> None:
         with os.scandir(self.path / "conda-meta") as entries:

@@ -360,7 +360,7 @@ class CondaEnv:
         if not prefix.exists:
             return ""
         if self.interrupted == "remove" or (not prefix.whole and self.is_debris(prefix)):
-            empty = f"{self.path} holds only empty directories"
+            empty = f"{self.path} is empty"
             self.reasons.append(self.interruption() if self.interrupted else empty)
             if not self.module.check_mode:
                 self.remove_tree()
@@ -381,7 +381,7 @@ class CondaEnv:
 
     def is_debris(self, prefix: Prefix) -> bool:
         ours = self.interrupted == "create" and Path(self.path).is_dir() and not Path(self.path).is_symlink()
-        return ours or prefix.has_only_empty_directories()
+        return ours or prefix.is_empty()
 
     def interruption(self) -> str:
         return f"an earlier run was interrupted during its {self.interrupted}"
@@ -640,7 +640,10 @@ class CondaEnv:
         if self.uv:
             configuration = pip_cli.pip_configuration(self.path, os.environ)
             environment = pip_cli.uv_environment(configuration, os.environ)
-            sources = list(self.sources) or [pip_cli.configured_source(configuration)]
+            configured = pip_cli.configured_source(configuration)
+            sources = [
+                one if one.index_url else one._replace(index_url=configured.index_url) for one in self.sources
+            ] or [configured]
         cache_dir = self.module.params["cache_dir"]
         tried: list[str] = []
         for origin in sources:

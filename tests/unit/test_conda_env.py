@@ -377,6 +377,19 @@ def test_uv_gets_the_configuration_of_pip(host: Host, tmp_path: Path) -> None:
     assert result["installer"] == "uv"
 
 
+def test_uv_takes_the_index_that_a_source_leaves_out_from_pip(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_conda(host.env(), "python-3.11.7-h1_0")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://tuna/simple")
+    host.uv = "/usr/bin/uv"
+    host.answers(effect=lambda: add_dist(host.env(), "torch", "2.13.0", "uv"))
+    host(pip=["torch"], pip_sources=SOURCES[:1])
+    assert host.commands[0][-6:-2] == [
+        *("--index-url", "https://tuna/simple", "--find-links", "https://wheels.example.org/")
+    ]
+
+
 def test_uv_that_is_not_there(host: Host) -> None:
     assert host(pip=["torch"], pip_installer="uv")["code"] == "bad_input"
     assert host(pip=["torch"], uv="/nonexistent/uv")["code"] == "bad_input"
@@ -480,6 +493,12 @@ def test_a_directory_that_is_no_environment_is_not_touched(host: Host, state: st
     assert (host.env() / "thesis.tex").read_text() == "dear"
 
 
+def test_a_tree_of_mount_points_is_not_touched(host: Host) -> None:
+    (host.env() / "data").mkdir(parents=True)
+    assert host(state="absent")["code"] == "not_an_environment"
+    assert (host.env() / "data").is_dir()
+
+
 def test_absent_does_not_follow_a_link(host: Host, tmp_path: Path) -> None:
     add_conda(tmp_path / "real", "six-1.17.0-0")
     host.env().parent.mkdir()
@@ -509,8 +528,9 @@ def test_an_interrupted_create_is_made_again(host: Host) -> None:
     assert not host.journal().exists()
 
 
-def test_empty_directories_are_debris(host: Host) -> None:
-    (host.env() / "conda-meta").mkdir(parents=True)
+@pytest.mark.parametrize("inside", ["", "conda-meta"])
+def test_an_empty_directory_is_debris(host: Host, inside: str) -> None:
+    (host.env() / inside).mkdir(parents=True)
     host.answers(fixture("create"), effect=lambda: add_conda(host.env(), *linked("create")))
     assert host(packages=["wheel"])["changed"] is True
 
