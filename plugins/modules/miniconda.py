@@ -13,8 +13,8 @@ description:
   - The installer is pinned by its sha256 and fetched from the first mirror that delivers it; a transfer that
     was cut is resumed by the next run. It runs in batch mode (C(-b -p)) with the umask C(022).
   - A journal under I(state_dir) tells a half-made prefix from a whole one and from one that somebody else
-    made. Only a half-made prefix of its own that holds no environments is removed; with environments in it,
-    or to come from an older release, the installer updates in place (C(-u)).
+    made. Only a half-made prefix of its own that holds no environments is removed; a prefix that was whole
+    once, or that holds environments, is repaired and updated in place (C(-u)).
   - A conda that is newer than the release asked for is kept.
 options:
   prefix:
@@ -209,7 +209,7 @@ class Miniconda:
 
     def look(self, wanted: str) -> Found:
         journal = self.recorded()
-        interrupted = journal.get("state") == "installing"
+        interrupted = journal.get("state") in ("installing", "updating")
         if not os.path.lexists(self.prefix) or (self.prefix.is_dir() and not any(self.prefix.iterdir())):
             return Found("install", f"there is nothing at {self.prefix}", None)
         version = self.conda_version()
@@ -264,10 +264,11 @@ class Miniconda:
 
     def install(self, found: Found, wanted: str) -> str:
         """Run the installer and return the version of conda that it left."""
-        in_place = found.action == "update" or (found.action == "repair" and self.has_environments())
-        self.record("installing")
+        half_made = self.recorded().get("state") == "installing"
+        in_place = found.action != "install" and (not half_made or self.has_environments())
         if not in_place and self.prefix.is_dir():
             shutil.rmtree(str(self.prefix))
+        self.record("updating" if in_place else "installing")
         os.umask(0o022)
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
         command = ["bash", str(self.installer), "-b", "-p", str(self.prefix)] + (["-u"] if in_place else [])
@@ -415,7 +416,13 @@ def main() -> None:
     for name in list(os.environ):
         if NOT_INHERITED.match(name):
             del os.environ[name]
-    module.exit_json(**Miniconda(module).converge())
+    try:
+        module.exit_json(**Miniconda(module).converge())
+    except OSError as error:
+        module.fail_json(
+            msg=f"Miniconda at {module.params['prefix']}: {error}. Expected: to run as root, with space on "
+            "the disk and a prefix that is neither a link nor a mount point."
+        )
 
 
 if __name__ == "__main__":

@@ -171,6 +171,29 @@ def test_environments_survive_a_repair(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "miniconda3/envs/precious").is_dir()
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_whole_once_is_never_removed(run: Run, tmp_path: Path, killed: bool) -> None:
+    run(**publish(tmp_path, "26.3.2"))
+    mine = tmp_path / "miniconda3" / "lib" / "mine.py"
+    mine.parent.mkdir()
+    mine.touch()
+    if killed:  # in the middle of an update
+        assert run(**publish(tmp_path, "26.5.3", middle="kill -9 $$"))["failed"]
+    else:
+        (tmp_path / "miniconda3/bin/conda").write_text("#!/no/such/interpreter\n")
+    assert run(**publish(tmp_path, "26.5.3"))["action"] == "repair"
+    assert mine.exists()
+
+
+def test_a_prefix_that_is_a_link_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "miniconda3").symlink_to("elsewhere")
+    for _ in range(2):
+        failed = run(**publish(tmp_path, "26.5.3"))
+        assert failed["failed"] and "neither a link nor a mount point" in failed["msg"]
+    assert not list((tmp_path / "state").glob("*.json"))
+
+
 def test_update_in_place_and_keep_what_is_newer(run: Run, tmp_path: Path) -> None:
     old, new = publish(tmp_path, "26.3.2"), publish(tmp_path, "26.5.3")
     run(**old)
