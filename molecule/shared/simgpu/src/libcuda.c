@@ -111,6 +111,70 @@ EXPORTED int cuDeviceGetUuid(char *uuid, int handle)
     return OK;
 }
 
+EXPORTED int cuDeviceGetUuid_v2(char *uuid, int handle)
+{
+    return cuDeviceGetUuid(uuid, handle);
+}
+
+EXPORTED int cuDeviceComputeCapability(int *major, int *minor, int handle)
+{
+    if (!device(handle))
+        return INVALID_DEVICE;
+    *major = device(handle)->major;
+    *minor = device(handle)->minor;
+    return OK;
+}
+
+/* torch looks at the primary context before it asks for properties; there is one, and nothing in it. */
+static int context;
+
+EXPORTED int cuDevicePrimaryCtxGetState(int handle, unsigned *flags, int *active)
+{
+    (void)handle;
+    *flags = 0;
+    *active = 1;
+    return OK;
+}
+
+EXPORTED int cuDevicePrimaryCtxRetain(void **primary, int handle)
+{
+    (void)handle;
+    *primary = &context;
+    return OK;
+}
+
+EXPORTED int cuCtxGetCurrent(void **current)
+{
+    *current = &context;
+    return OK;
+}
+
+EXPORTED int cuCtxSetCurrent(void *current)
+{
+    (void)current;
+    return OK;
+}
+
+EXPORTED int cuGetErrorName(int error, const char **name)
+{
+    (void)error;
+    *name = "CUDA_ERROR_NOT_SUPPORTED";
+    return OK;
+}
+
+EXPORTED int cuGetErrorString(int error, const char **text)
+{
+    (void)error;
+    *text = "not supported by a simulated GPU";
+    return OK;
+}
+
+EXPORTED int cuModuleGetLoadingMode(int *mode)
+{
+    *mode = 2; /* lazy */
+    return OK;
+}
+
 /* The private tables that the CUDA runtime checks the driver by are not imitated. */
 EXPORTED int cuGetExportTable(const void **table, const void *id)
 {
