@@ -47,13 +47,13 @@ UNDECIDED = Driver(undecided=True)
 class Needs:
     """What all GPUs of a host ask of one driver together."""
 
-    floor: Version | None
+    floor: str | None
     ceiling: int | None
     flavours: tuple[str, ...]
     text: str
 
     def complaint(self, version: Version, text: str, flavour: str | None) -> str | None:
-        if self.floor and version < self.floor:
+        if self.floor and version < Version(self.floor):
             return f"driver {text} is too old for {self.text}: the oldest that fits is {self.floor}"
         if self.ceiling and version.major > self.ceiling:
             return f"driver {text} is too new for {self.text}: the last branch that fits is {self.ceiling}"
@@ -74,12 +74,12 @@ def needs(host: Host) -> Needs | None:
     """None when no driver can serve all the GPUs."""
     models = {gpu.model.device: gpu.model for gpu in host.gpus}.values()
     architectures = [model.architecture for model in models]
-    floor = max((item.first_driver for item in architectures if item.first_driver), default=None)
+    floor = max((item.first_driver for item in architectures if item.first_driver), key=Version, default=None)
     ceiling = min((item.last_branch for item in architectures if item.last_branch), default=None)
     flavours: tuple[str, ...] = ("open", "proprietary")
     for item in architectures:
         flavours = tuple(flavour for flavour in flavours if flavour in item.flavours)
-    if not flavours or (floor and ceiling and floor.major > ceiling):
+    if not flavours or (floor and ceiling and Version(floor).major > ceiling):
         return None
     return Needs(floor, ceiling, flavours, ", ".join(f"{m.name} ({m.architecture.name})" for m in models))
 

@@ -28,7 +28,7 @@ class Architecture:
     """What one or more compute capabilities ask of the driver."""
 
     name: str
-    first_driver: Version | None
+    first_driver: str | None  # as NVIDIA writes it
     last_branch: int | None
     flavours: tuple[str, ...]
 
@@ -109,7 +109,7 @@ def architectures() -> dict[str, Architecture]:
         first, last = row["first_driver"], row["last_branch"]
         architecture = Architecture(
             name=row["name"],
-            first_driver=Version(first) if first else None,
+            first_driver=first,
             last_branch=int(last) if last else None,
             flavours=tuple(row["flavours"]),
         )

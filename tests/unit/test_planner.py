@@ -333,6 +333,7 @@ def test_branch_that_the_archive_lacks() -> None:
     result = plan(truth(H100), wish(PYPI, driver={"branch": "580"}))
     assert codes(result) == ["no_driver_offered"]
     assert "branch 535 is not the 580 of driver.branch" in result["problems"][0]["found"]
+    assert "a driver >= 520.61.05 with" in result["problems"][0]["expected"]  # as NVIDIA writes it
 
 
 def test_repository_without_packages_in_the_tables() -> None:
