@@ -363,6 +363,8 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
         elif simulated:
             if not covered:
                 grouped.setdefault(("no_kernels", ""), []).append(device)
+            elif not device["capability"]:  # not even its properties could be read
+                grouped.setdefault(("kernel_failed", error), []).append(device)
         elif not device["kernel"] and (complete or error):
             missing = "no kernel image" in error or not covered
             grouped.setdefault(("no_kernels" if missing else "kernel_failed", error), []).append(device)
@@ -374,7 +376,7 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
                     code,
                     f"this build of torch has no kernels for device {names}",
                     f"kernels for {' '.join(arch_list) or 'no GPU'}" + (f"; {error}" if error else ""),
-                    f"kernels for {', '.join(sorted({device['capability'] for device in group}))}",
+                    f"kernels for {', '.join(sorted({str(device['capability']) for device in group}))}",
                     "install the build that the plan gives for this GPU (role pytorch)",
                 )
             )

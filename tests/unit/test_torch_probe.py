@@ -408,6 +408,15 @@ def test_simulated_judges_everything_but_the_launch() -> None:
     assert verdict(pascal, {**PLAN, "capabilities": ["6.1"]}, simulated=True) == ("failed", ["no_kernels"])
 
 
+@pytest.mark.parametrize("simulated", [False, True])
+@pytest.mark.parametrize("error", [NO_KERNEL, LAUNCH_FAILURE])
+def test_a_gpu_whose_properties_cannot_be_read_fails(simulated: bool, error: str) -> None:
+    first, second = devices(simulated=simulated)
+    told = gpu(devices=[{**first, "capability": None, "kernel": False, "error": error}, second])
+    result, codes = verdict(told, simulated=simulated)
+    assert (result, len(codes)) == ("failed", 1)
+
+
 def test_a_kernel_that_runs_on_a_simulated_gpu_is_a_contradiction() -> None:
     assert verdict(GPU, simulated=True) == ("failed", ["simulated_contradiction"] * 2)
 
