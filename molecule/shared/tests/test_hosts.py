@@ -59,9 +59,9 @@ def test_nothing_under_conda_is_world_writable(host: Any) -> None:
 
 
 def test_conda_and_pip_use_the_mirror(host: Any) -> None:
-    channels = json.loads(host.check_output(f"{PREFIX}/bin/conda config --show default_channels --json"))
-    assert channels["default_channels"], "conda has no default channels"
-    assert all("mirrors.tuna.tsinghua.edu.cn/anaconda/pkgs/" in str(c) for c in channels["default_channels"])
+    shown = host.check_output(f"{PREFIX}/bin/conda config --show default_channels").splitlines()
+    assert [line.split("anaconda/")[-1] for line in shown[1:]] == ["pkgs/main", "pkgs/r"]
+    assert all(line.startswith("  - https://mirrors.tuna.tsinghua.edu.cn/anaconda/") for line in shown[1:])
     index = host.check_output(f"{ENVIRONMENT}/bin/python -m pip config get global.index-url")
     assert index == "https://pypi.tuna.tsinghua.edu.cn/simple"
 
