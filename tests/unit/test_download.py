@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -204,6 +205,12 @@ def test_a_portal_does_not_spoil_what_is_there(mirror: str, tmp_path: Path) -> N
     with pytest.raises(dl.DownloadError):
         get(mirror, tmp_path / "f", "portal")
     assert (tmp_path / "f.part").read_bytes() == BODY[:1000]
+
+
+def test_a_redirect_from_https_to_http_is_refused() -> None:
+    request = urllib.request.Request("https://mirrors.example.org/file")
+    with pytest.raises(dl.MirrorError, match="redirects away to http://"):
+        dl._SameSite().redirect_request(request, None, 302, "Found", {}, "http://mirrors.example.org/file")
 
 
 def test_redirects_within_a_site_are_followed(mirror: str, tmp_path: Path) -> None:

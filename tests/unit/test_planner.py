@@ -248,6 +248,12 @@ def test_earliest_source_decides_the_variant_within_a_release() -> None:
     assert build(plan(facts, wish(PYPI, only_130, torch="2.15.0"))) == ("2.15.0", "cu132")
 
 
+def test_an_index_without_a_mirror_of_pypi_is_used_alone() -> None:
+    offline = {**wish(INDEX, variant="cu132"), "pypi_urls": []}
+    (row,) = plan(truth(), offline)["environments"][0]["sources"]
+    assert (row["index_url"], row["extra_index_urls"]) == (f"{NJU}/cu132", [])
+
+
 def test_find_links_takes_the_rest_from_pypi() -> None:
     row = plan(truth(), wish(SITE))["environments"][0]
     assert row["requirements"] == ["torch==2.13.0+cpu"]
@@ -501,7 +507,15 @@ def test_pins_that_contradict_each_other_say_which_to_loosen() -> None:
     assert "let environments[0].torch allow 2.7.1: torch 2.7.1 cu126 would do" in result["problems"][0]["fix"]
 
 
+def test_no_driver_is_installed_into_wsl() -> None:
+    facts = truth(virtualization={"type": "wsl2", "detail": None})
+    result = plan(facts, wish(PYPI, CPU_INDEX, driver={"state": "present"}))
+    assert result["driver"]["action"] == "none"
+    assert "WSL2: the driver belongs to Windows, none is installed here" in result["reasons"]
+
+
 def test_old_glibc_and_other_c_libraries() -> None:
+    assert build(plan(truth(H100, driver="595.112.07", glibc="2.28"), wish(PYPI))) == ("2.15.0", "cu132")
     facts = truth(H100, driver="595.112.07", glibc="2.17")
     assert build(plan(facts, wish(PYPI))) == ("2.6.0", "cu124")
     result = plan(truth(H100, driver="595.112.07", glibc=None), wish(PYPI))
