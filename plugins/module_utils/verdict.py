@@ -34,10 +34,11 @@ def _loaded(truth: Json) -> tuple[str, str]:
     driver, kernel = truth["driver"], truth["kernel"]
     loaded, disk, library = driver["loaded"], driver["on_disk"], driver["library"]
     version = loaded["version"]
+    module = f"module {version or 'of unknown version'}"
     boots = kernel["next"] or kernel["running"]
     if disk and disk["kernel"] != boots:
         return "built for another kernel", (
-            f"module {version} is loaded, but there is none for kernel {boots}, which boots next"
+            f"{module} is loaded, but there is none for kernel {boots}, which boots next"
         )
     for what in ("version", "flavour"):
         if disk and disk[what] and loaded[what] and disk[what] != loaded[what]:
@@ -45,10 +46,10 @@ def _loaded(truth: Json) -> tuple[str, str]:
                 f"module {_name(loaded)} is loaded and {_name(disk)} is on disk: a reboot brings it in"
             )
     if library is None:
-        return "library mismatch", f"module {version} is loaded, but the library libcuda.so.1 is missing"
+        return "library mismatch", f"{module} is loaded, but the library libcuda.so.1 is missing"
     if library["version"] and version and library["version"] != version:
         return "library mismatch", (
-            f"module {version} is loaded, but libcuda is {library['version']} ({library['path']})"
+            f"{module} is loaded, but libcuda is {library['version']} ({library['path']})"
         )
     # vfio-pci and the like hold a GPU on purpose; one that nobody holds was refused by the module.
     refused = [gpu for gpu in truth["gpus"] if gpu["driver"] is None]
@@ -60,7 +61,7 @@ def _loaded(truth: Json) -> tuple[str, str]:
         )
     held = [gpu["slot"] for gpu in truth["gpus"] if gpu["driver"] == "nouveau"]
     if held:
-        return "nouveau active", f"nouveau holds {', '.join(held)} beside the loaded module {version}"
+        return "nouveau active", f"nouveau holds {', '.join(held)} beside the loaded {module}"
     return "ok", f"module {_name(loaded)} is loaded and fits its library"
 
 

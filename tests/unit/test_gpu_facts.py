@@ -478,6 +478,7 @@ OTHER_MODULE: Files = {"/lib/modules/6.1.0-9-amd64/updates/dkms/nvidia.ko": OPEN
         ),
         ([LOADED, debian_driver("open")], PACKAGES, "reboot pending", "580.65.06 open is on disk"),
         ([LOADED], PACKAGES, "library mismatch", "libcuda.so.1 is missing"),
+        ([GPU, {"/sys/module/nvidia/x": ""}], "", "library mismatch", "module of unknown version is loaded"),
         (
             [LOADED, {"/sys/module/nvidia/version": "535.216.03\n"}, LIBRARY],
             PACKAGES,
