@@ -208,6 +208,7 @@ def test_foreign_variables_can_be_named(site: Site) -> None:
 PAGES = {
     "/simple/pip/": "pip-26.0",
     "/anaconda/pkgs/main/noarch/repodata.json": '{"info": {"subdir": "noarch"}}',
+    "/anaconda/miniconda/Miniconda3-py312_26.5.3-1-Linux-x86_64.sh": "#!/bin/sh",
     "/wheels/": "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
 }
 
@@ -222,6 +223,8 @@ def mirror() -> Iterator[str]:
             self.send_response(200 if page else 404)
             self.end_headers()
             self.wfile.write((page or "").encode())
+
+        do_HEAD = do_GET
 
         def log_message(self, *_args: Any) -> None:
             pass
@@ -273,3 +276,29 @@ def test_a_source_of_torch_that_does_not_answer_is_left_out_of_the_plan(site: Si
     assert recap(done.stdout)["both"]["failed"] == 0
     assert "2 problems" in judged(done.stdout), "no build, and the source that would have had one"
     assert "pytorch_sources: cpu-index" in judged(done.stdout)
+
+
+def test_a_failure_in_a_loop_is_told_by_its_own_message(site: Site, mirror: str) -> None:
+    given = {
+        "preflight_truth": {**truth("hopper"), "gpus": []},
+        "mirrors_pypi_urls": [f"{mirror}/simple"],
+        "mirrors_anaconda_urls": [f"{mirror}/anaconda"],
+        "miniconda_prefix": str(site.path / "conda"),
+        "conda_envs_environments": [{"name": "bad", "python": "newest"}],
+    }
+    done = site.play("site.yml", {"gpu01": given}, "--check", "-e", f"report_dir={site.path}/report")
+    assert re.search(r"^\s+gpu01 .*failed: Converge \|.*'newest' is no version", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
+
+
+def test_the_playbooks_become_root() -> None:
+    """Whoever logs in; only the outcome has nothing to do on the hosts."""
+    plays = [
+        play
+        for path in sorted(ROOT.glob("playbooks/**/*.yml"))
+        for play in yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "hosts" in play and play["name"] != "Outcome"
+    ]
+    assert {play["name"] for play in plays} >= {"Plan", "Preflight", "Provision", "Verify"}
+    assert not [play["name"] for play in plays if play.get("become") is not True]
