@@ -1,0 +1,208 @@
+"""What preflight makes of the roles' variables: the wish, the mirrors to ask, and all that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
+    Problem,
+    mapping,
+    problem,
+    sequence,
+)
+
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+# Of these the planner tells more exactly than their types do.
+PLANNED = re.compile("pytorch_environments|pytorch_sources|nvidia_driver_(state|branch|flavour|repository)")
+# A group of mirrors that is one of pytorch_sources; the plan can do without it.
+SOURCE = "pytorch_sources: "
+
+
+def wish(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The wish of docs/contracts.md; what is malformed goes on as it is, for the planner to tell."""
+    urls: dict[str, list[Any]] = {"pypi": sequence(variables["mirrors_pypi_urls"])}
+    for row in sequence(variables["mirrors_torch_indexes"]):
+        urls.setdefault(str(mapping(row).get("kind")), []).append(mapping(row).get("url"))
+    return {
+        "driver": {
+            key: variables[f"nvidia_driver_{key}"]
+            for key in ("state", "branch", "flavour", "repository", "allow_in_container")
+        },
+        "environments": variables["pytorch_environments"],
+        "sources": [
+            # A source without URLs takes those of the mirrors of its kind.
+            {"urls": urls.get(row.get("kind", "pypi"), []), **row} if isinstance(row, dict) else row
+            for row in sequence(variables["pytorch_sources"])
+        ],
+        "pypi_urls": variables["mirrors_pypi_urls"],
+    }
+
+
+def mirror_groups(
+    plan: Mapping[str, Any], truth: Mapping[str, Any], wished: Mapping[str, Any], variables: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The groups of mirrors that the plan needs, as torchfleet.gpu.mirror_probe takes them."""
+    groups: list[dict[str, Any]] = []
+    channels = sequence(variables["mirrors_anaconda_channels"])
+    if plan["environments"] or variables["conda_envs_environments"]:
+        groups.append(
+            {
+                "name": "mirrors_pypi_urls",
+                "urls": variables["mirrors_pypi_urls"],
+                "path": "pip/",
+                "expect": "pip-",
+            }
+        )
+        if channels:
+            groups.append(
+                {
+                    "name": "mirrors_anaconda_urls",
+                    "urls": variables["mirrors_anaconda_urls"],
+                    "path": f"pkgs/{channels[0]}/noarch/repodata.json",
+                    "expect": '"subdir"',
+                }
+            )
+    operating_system = mapping(truth.get("os"))
+    if plan["driver"]["action"] == "install" and operating_system.get("id") == "debian":
+        groups.append(
+            {
+                "name": "mirrors_debian_urls",
+                "urls": variables["mirrors_debian_urls"],
+                "path": f"dists/{operating_system.get('codename')}/InRelease",
+                "expect": "Origin: Debian",
+            }
+        )
+    for environment in plan["environments"]:
+        chosen = {source["name"] for source in environment["sources"]}
+        for source in sequence(wished["sources"]):
+            # PyPI is asked above, and a path on the host is not asked.
+            if (
+                mapping(source).get("kind", "pypi") == "pypi"
+                or source.get("name") not in chosen
+                or not all(str(url).startswith(("http://", "https://")) for url in source["urls"])
+            ):
+                continue
+            group = {
+                "name": SOURCE + source["name"],
+                "urls": source["urls"],
+                "path": f"{environment['variant']}/torch/" if source["kind"] == "index" else "",
+                "expect": ".whl",
+            }
+            if group not in groups:
+                groups.append(group)
+    return groups
+
+
+def silent(probed: Mapping[str, Any]) -> dict[str, str]:
+    """The groups in which no mirror answers, and what each mirror said instead."""
+    return {name: "; ".join(group["failures"]) for name, group in probed.items() if not group["url"]}
+
+
+def silent_sources(probed: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Those of pytorch_sources that do not answer: the name, and what was found."""
+    return [
+        {"name": name[len(SOURCE) :], "found": found}
+        for name, found in silent(probed).items()
+        if name.startswith(SOURCE)
+    ]
+
+
+def problems(
+    plan: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    installer: Mapping[str, str],
+    unknown: Sequence[Mapping[str, Any]],
+    argument_errors: Sequence[str],
+    probed: Mapping[str, Any],
+) -> list[Problem]:
+    """All that is wrong with a host's wish: the plan's own problems, and what only the variables tell."""
+    found: list[Problem] = list(plan["problems"])
+    for row in unknown:
+        found.append(
+            problem(
+                "unknown_variable",
+                f"the variable {row['name']}",
+                f"a variable that the role {row['role']} does not have",
+                "one of those in the README of the role",
+                f"did you mean {row['closest']}?"
+                if row["closest"]
+                else "remove it, or name it in preflight_foreign_variables if it is not meant for the role",
+            )
+        )
+    for error in argument_errors:
+        if not PLANNED.search(error):
+            found.append(
+                problem(
+                    "bad_variable",
+                    "a variable of the wrong type or value",
+                    error,
+                    "what the README of the role says of it",
+                    "correct the value where it is set (inventory, group_vars, -e)",
+                )
+            )
+    found += installer_problems(str(variables["miniconda_sha256"]), **installer)
+    for environment in sequence(variables["conda_envs_environments"]):
+        name = str(mapping(environment).get("name", ""))
+        if not ENVIRONMENT.match(name) or name in ("base", "root"):
+            found.append(
+                problem(
+                    "bad_name",
+                    "conda_envs_environments, the name of an environment",
+                    repr(name),
+                    "letters, digits, '.', '_', '+', '-' with a letter or digit first; neither base nor root",
+                    "rename the environment; it becomes a directory",
+                )
+            )
+    for group, said in silent(probed).items():
+        # Without one source of torch the plan may still hold; if it does not, this is why.
+        if not group.startswith(SOURCE) or plan["problems"]:
+            found.append(
+                problem(
+                    "no_mirror",
+                    group,
+                    f"no mirror answers: {said}",
+                    "at least one that the host can reach",
+                    "name one that it can reach, or set mirrors_proxy or, for a private CA, "
+                    "mirrors_ca_certificates",
+                )
+            )
+    return found
+
+
+def installer_problems(wanted: str, file: str, sha256: str) -> list[Problem]:
+    """What is wrong with the pin of Miniconda's installer, of which the data have this sha256 (or none)."""
+    where = "take it from https://repo.anaconda.com/miniconda/"
+    if not (wanted or sha256):
+        return [
+            problem(
+                "no_hash",
+                "miniconda_release",
+                f"no sha256 is known for {file}",
+                "a release of which the role knows the hash, or miniconda_sha256",
+                f"set miniconda_sha256: {where}",
+            )
+        ]
+    if wanted and not SHA256.match(wanted):
+        return [
+            problem(
+                "bad_hash",
+                "miniconda_sha256",
+                wanted,
+                "64 digits of 0-9a-f: the sha256 of the installer",
+                f"leave it empty for a release of which the role knows the hash, or {where}",
+            )
+        ]
+    if wanted and sha256 and wanted != sha256:
+        return [
+            problem(
+                "wrong_hash",
+                "miniconda_sha256",
+                wanted,
+                f"{sha256}, which is the sha256 of {file}",
+                "leave miniconda_sha256 empty; an installer of your own needs a miniconda_release of its own",
+            )
+        ]
+    return []
