@@ -15,6 +15,8 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
 
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+RESERVED = ("base", "root")
+PREFIX = re.compile(r"/[A-Za-z0-9._/+-]+\Z")
 # Of these the planner tells more exactly than their types do.
 PLANNED = re.compile("pytorch_environments|pytorch_sources|nvidia_driver_(state|branch|flavour|repository)")
 # A group of mirrors that is one of pytorch_sources; the plan can do without it.
@@ -144,18 +146,9 @@ def problems(
                 )
             )
     found += installer_problems(str(variables["miniconda_sha256"]), **installer)
-    for environment in sequence(variables["conda_envs_environments"]):
-        name = str(mapping(environment).get("name", ""))
-        if not ENVIRONMENT.match(name) or name in ("base", "root"):
-            found.append(
-                problem(
-                    "bad_name",
-                    "conda_envs_environments, the name of an environment",
-                    repr(name),
-                    "letters, digits, '.', '_', '+', '-' with a letter or digit first; neither base nor root",
-                    "rename the environment; it becomes a directory",
-                )
-            )
+    found += path_problems(variables)
+    found += uv_problems(variables)
+    found += environment_problems(variables)
     for group, said in silent(probed).items():
         # Without one source of torch the plan may still hold; if it does not, this is why.
         if not group.startswith(SOURCE) or plan["problems"]:
@@ -170,6 +163,107 @@ def problems(
                 )
             )
     return found
+
+
+def path_problems(variables: Mapping[str, Any]) -> list[Problem]:
+    """Prefixes that the scripts of conda cannot bear."""
+    found = []
+    prefix, environments = str(variables["miniconda_prefix"]), str(variables["conda_envs_prefix"])
+    fix = "choose a short path of letters, digits and . _ + -"
+    if not PREFIX.match(prefix) or len(prefix) > 90:
+        expected = "an absolute path of at most 90 characters without spaces"
+        found.append(problem("bad_prefix", "miniconda_prefix", prefix, expected, fix))
+    elif not PREFIX.match(environments) or len(environments) > 90:
+        expected = "an absolute path of at most 90 characters without spaces"
+        found.append(problem("bad_prefix", "conda_envs_prefix", environments, expected, fix))
+    return found
+
+
+def uv_problems(variables: Mapping[str, Any]) -> list[Problem]:
+    """Without a hash uv is not installed, and nobody would notice that pip is used instead."""
+    known, wanted = variables["__pytorch_uv_hashes"], str(variables["pytorch_uv_version"])
+    if variables["pytorch_installer"] == "pip" or wanted in known:
+        return []
+    return [
+        problem(
+            "no_hash",
+            "pytorch_uv_version",
+            wanted,
+            "a release of which the role pytorch has the hashes: " + ", ".join(known),
+            "take one of those, or set pytorch_installer to pip",
+        )
+    ]
+
+
+def environment_problems(variables: Mapping[str, Any]) -> list[Problem]:
+    """Names that cannot be, and environments of which two roles would make different things by turns."""
+    found = []
+    torch = {str(row.get("name")): row for row in map(mapping, sequence(variables["pytorch_environments"]))}
+    seen: set[str] = set()
+    for row in map(mapping, sequence(variables["conda_envs_environments"])):
+        name = str(row.get("name", ""))
+        if not ENVIRONMENT.match(name) or name in RESERVED:
+            found.append(
+                problem(
+                    "bad_name",
+                    "conda_envs_environments, the name of an environment",
+                    repr(name),
+                    "letters, digits, '.', '_', '+', '-' with a letter or digit first; neither base nor root",
+                    "rename the environment; it becomes a directory",
+                )
+            )
+        elif name in seen:
+            found.append(
+                problem(
+                    "same_name",
+                    "conda_envs_environments, the name of an environment",
+                    f"{name}, twice",
+                    "each name once",
+                    "make one entry of the two, or rename one",
+                )
+            )
+        seen.add(name)
+        other = torch.get(name)
+        if other is None:
+            continue
+        if row.get("state") == "absent":
+            found.append(
+                problem(
+                    "contradiction",
+                    f"the environment {name}",
+                    "absent in conda_envs_environments, and wished in pytorch_environments",
+                    "one wish for an environment: each run would remove it and install it again",
+                    "take it out of one of the two lists",
+                )
+            )
+        elif row.get("python") and not _agree(str(row["python"]), str(other.get("python"))):
+            found.append(
+                problem(
+                    "contradiction",
+                    f"the Python of the environment {name}",
+                    f"{row['python']} in conda_envs_environments, {other.get('python')} in "
+                    "pytorch_environments",
+                    "one version for an environment: each run would change it twice",
+                    "name the same in both, or leave it out of conda_envs_environments",
+                )
+            )
+    for name in torch:
+        if name in RESERVED:
+            found.append(
+                problem(
+                    "bad_name",
+                    "pytorch_environments, the name of an environment",
+                    name,
+                    "neither base nor root, which stand for Miniconda itself",
+                    "rename the environment",
+                )
+            )
+    return found
+
+
+def _agree(one: str, two: str) -> bool:
+    """3.11 and 3.11.7 do: the shorter leaves open what the longer says."""
+    return all(a == b for a, b in zip(one.split("."), two.split("."), strict=False))
 
 
 def installer_problems(wanted: str, file: str, sha256: str) -> list[Problem]:

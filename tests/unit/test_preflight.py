@@ -108,6 +108,38 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"preflight_truth": truth("hopper"), "conda_envs_environments": [{"name": "../etc"}]},
         ["conda_envs_environments", "../etc"],
     ),
+    "removed and wished": (
+        {
+            "preflight_truth": truth("hopper"),
+            "conda_envs_environments": [{"name": "torch", "state": "absent"}],
+            "pytorch_environments": [{"name": "torch", "python": "3.11"}],
+        },
+        ["environment torch", "absent in conda_envs_environments", "pytorch_environments"],
+    ),
+    "two versions of Python": (
+        {
+            "preflight_truth": truth("hopper"),
+            "conda_envs_environments": [{"name": "nlp", "python": "3.12.4"}],
+            "pytorch_environments": [{"name": "nlp", "python": "3.11"}],
+        },
+        ["Python of the environment nlp", "3.12.4", "3.11"],
+    ),
+    "the same name twice": (
+        {"preflight_truth": truth("hopper"), "conda_envs_environments": [{"name": "rl"}, {"name": "rl"}]},
+        ["rl, twice"],
+    ),
+    "PyTorch in base": (
+        {"preflight_truth": truth("hopper"), "pytorch_environments": [{"name": "base", "python": "3.11"}]},
+        ["pytorch_environments", "neither base nor root"],
+    ),
+    "a prefix with a space": (
+        {"preflight_truth": truth("hopper"), "miniconda_prefix": "/opt/my conda"},
+        ["miniconda_prefix", "/opt/my conda", "without spaces"],
+    ),
+    "release of uv without hashes": (
+        {"preflight_truth": truth("hopper"), "pytorch_uv_version": "0.0.1"},
+        ["pytorch_uv_version", "0.0.1", "0.13.9"],
+    ),
     "wrong type": (
         {"preflight_truth": truth("hopper"), "miniconda_init_users": {"alice": 1}},
         ["miniconda_init_users"],
@@ -148,7 +180,9 @@ def test_all_that_is_wrong_is_in_one_message(site: Site) -> None:
     given: dict[str, Any] = {"preflight_truth": truth("mandrake")}
     for name, (more, _said) in BAD.items():
         if "unknown" not in name:
-            given |= {key: value for key, value in more.items() if key != "preflight_truth"}
+            for key, value in more.items():
+                if key != "preflight_truth":
+                    given[key] = given.get(key, []) + value if isinstance(value, list) else value
     done = site.play("site.yml", {"gpu01": given})
     message = judged(done.stdout)
     for name, (_given, said) in BAD.items():
