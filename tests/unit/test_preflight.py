@@ -336,3 +336,11 @@ def test_the_playbooks_become_root() -> None:
     ]
     assert {play["name"] for play in plays} >= {"Plan", "Preflight", "Provision", "Verify"}
     assert not [play["name"] for play in plays if play.get("become") is not True]
+
+
+def test_a_report_needs_no_mirror(site: Site) -> None:
+    dead, _said = BAD["mirror that does not answer"]
+    verdict = {"gpu_verify_verdict_path": str(site.path / "verdict.json")}
+    done = site.play("playbooks/report.yml", {"gpu01": {**dead, **verdict}})
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^\s+gpu01 .*not verified; planned: torch 2\.10\.0 cu128", done.stdout, re.MULTILINE)
