@@ -55,7 +55,7 @@ DPKG_OPTIONS = (
     "path-include=/usr/share/doc/*/copyright",
 )
 # docker import takes no STOPSIGNAL: who runs the image gives --stop-signal SIGRTMIN+3.
-IMAGE_CONFIG = ('CMD ["/lib/systemd/systemd"]', "ENV LANG=C.UTF-8")
+IMAGE_CONFIG = ('CMD ["/lib/systemd/systemd"]', "ENV LANG=C.UTF-8", "LABEL torchfleet=image")
 
 
 class BuildError(Exception):
@@ -205,6 +205,8 @@ def build(name: str, options: Options) -> None:
     else:
         print(f"{tag}: building from {options.mirror} with mmdebstrap ...", flush=True)
         bootstrap(base, tag, inputs, options)
+    # What the build leaves without a name: its first stage, and the image that this one replaces.
+    docker("image", "prune", "--force", "--filter", "label=torchfleet=image")
     print(f"{tag}: built in {time.monotonic() - start:.0f} s ({inputs})", flush=True)
 
 
