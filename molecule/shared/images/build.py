@@ -206,7 +206,7 @@ def build(name: str, options: Options) -> None:
         print(f"{tag}: building from {options.mirror} with mmdebstrap ...", flush=True)
         bootstrap(base, tag, inputs, options)
     # What the build leaves without a name: its first stage, and the image that this one replaces.
-    docker("image", "prune", "--force", "--filter", "label=torchfleet=image")
+    docker("image", "prune", "--force", "--filter", "label=torchfleet")
     print(f"{tag}: built in {time.monotonic() - start:.0f} s ({inputs})", flush=True)
 
 
