@@ -247,11 +247,29 @@ class Journal:
             return None
         if owner not in (0, os.geteuid()):
             raise PrefixError(f"{self.path} belongs to user {owner}: remove it after a look")
+        content = _load(self.path)
+        born = content.get("born")
+        if content.get("operation") == "remove" and born and self.born() not in ("", born):
+            return None  # somebody made another environment of that name since
         # A journal that a power loss cut still tells that something was under way.
-        return str(_load(self.path).get("operation") or "install")
+        return str(content.get("operation") or "install")
+
+    def born(self) -> str:
+        """The first line of the environment's history, the time of its creation; empty where there is none."""
+        try:
+            with Path(self.prefix, "conda-meta", "history").open(encoding="utf-8", errors="replace") as file:
+                return file.readline().strip()
+        except OSError:
+            return ""
 
     def write(self, operation: str) -> None:
-        content = {"operation": operation, "prefix": self.prefix, "pid": os.getpid(), "since": time.time()}
+        content = {
+            "operation": operation,
+            "prefix": self.prefix,
+            "born": self.born(),
+            "pid": os.getpid(),
+            "since": time.time(),
+        }
         temporary = self.path.with_suffix(f".{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:
