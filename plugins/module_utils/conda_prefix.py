@@ -255,7 +255,7 @@ class Journal:
         return str(content.get("operation") or "install")
 
     def born(self) -> str:
-        """The first line of the environment's history, the time of its creation; empty where there is none."""
+        """When the environment was created: the first line of its history, empty where there is none."""
         try:
             with Path(self.prefix, "conda-meta", "history").open(encoding="utf-8", errors="replace") as file:
                 return file.readline().strip()
