@@ -100,6 +100,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"preflight_truth": truth("hopper"), "miniconda_sha256": "beef"},
         ["miniconda_sha256", "beef", "64 digits"],
     ),
+    "sha256 of another file": (
+        {"preflight_truth": truth("hopper"), "miniconda_sha256": "0" * 64},
+        ["miniconda_sha256", "0" * 64, "ecb43ee4ae30a7a5", "Miniconda3-py312_26.5.3-1-Linux-x86_64.sh"],
+    ),
     "slash in a name for PyTorch": (
         {"preflight_truth": truth("hopper"), "pytorch_environments": [{"name": "to/rch", "python": "3.11"}]},
         ["pytorch_environments[0].name", "to/rch", "no slash"],
