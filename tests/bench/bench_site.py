@@ -36,15 +36,15 @@ class Run:
 def container_cpu(names: list[str]) -> float:
     """CPU seconds that the containers have used since they started."""
     client = docker.from_env()
-    total = sum(
-        client.containers.get(n).stats(stream=False)["cpu_stats"]["cpu_usage"]["total_usage"] for n in names
-    )
-    return float(total) / 1e9
+    stats = [client.containers.get(name).stats(stream=False) for name in names]
+    return float(sum(row["cpu_stats"]["cpu_usage"]["total_usage"] for row in stats)) / 1e9
 
 
-def play(name: str, inventory: Path, playbook: str, hosts: list[str], extra: list[str]) -> Run:
+def play(name: str, fleet: str, playbook: str, hosts: list[str], extra: list[str]) -> Run:
     """Run one playbook and measure it; stops with its output when it fails."""
-    before, cpu = container_cpu(hosts), resource.getrusage(resource.RUSAGE_CHILDREN)
+    inventory = ROOT / ".torchfleet" / fleet / "inventory"
+    containers = [f"{fleet}-{host}" for host in hosts]
+    before, cpu = container_cpu(containers), resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", "-i", str(inventory), playbook, *extra],
@@ -66,7 +66,7 @@ def play(name: str, inventory: Path, playbook: str, hosts: list[str], extra: lis
         sum(s["ok"] + s["skipped"] for h, s in stats.items() if h in hosts),
         wall,
         after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime,
-        container_cpu(hosts) - before,
+        container_cpu(containers) - before,
         sum(s["changed"] for s in stats.values()),
     )
 
@@ -78,20 +78,25 @@ def main() -> None:
         "--fleet", default="demo", help="a fleet that './torchfleet demo' brought up (default: demo)"
     )
     args = parser.parse_args()
-    inventory = ROOT / ".torchfleet" / args.fleet / "inventory"
-    if not inventory.exists():
-        raise SystemExit(f"found no {inventory}; bring the fleet up with './torchfleet demo' first")
-    listing = subprocess.run(
-        [sys.executable, "-m", "ansible", "inventory", "-i", str(inventory), "--list"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    hosts = sorted(json.loads(listing.stdout)["_meta"]["hostvars"])
+    report = ROOT / ".torchfleet" / args.fleet / "report" / "report.json"
+    if not report.exists():
+        raise SystemExit(f"found no {report}; bring the fleet up with './torchfleet demo' first")
+    # The course installs what site.yml has found out: the same declared state.
+    torch = {
+        row["host"]: result["torch"].partition("+")[0]
+        for row in json.loads(report.read_text(encoding="utf-8"))["hosts"]
+        for result in row["results"]
+    }
+    hosts = sorted(torch)
     runs = [
-        play("site.yml", inventory, "site.yml", hosts, []),
-        play("course shell commands", inventory, "tests/bench/course.yml", hosts, []),
+        play("site.yml", args.fleet, "site.yml", hosts, []),
+        play(
+            "course shell commands",
+            args.fleet,
+            "tests/bench/course.yml",
+            hosts,
+            ["-e", json.dumps({"bench_torch": torch})],
+        ),
     ]
     print(f"second run on {len(hosts)} hosts of fleet '{args.fleet}', per host")
     print(f"{'':24}{'tasks':>8}{'seconds':>10}{'CPU controller':>16}{'CPU host':>10}{'changed':>9}")
