@@ -65,7 +65,10 @@ def _why(
     if truth is None:
         return "no answer in this run"
     if result:
-        return "; ".join([result["verdict"], *_decisive(planned, plan)])
+        verdict = result["verdict"]
+        if verdict == "cpu" and plan and not plan["gpus"]:
+            verdict = "cpu: no NVIDIA GPU"
+        return "; ".join([verdict, *_decisive(planned, plan)])
     if planned and planned["torch"]:
         return f"not verified; planned: torch {planned['torch']} {planned['variant']}"
     return "no environment is wished"

@@ -64,6 +64,10 @@ def test_a_proven_host_says_why_it_has_this_build() -> None:
             },
             "failed: no kernels (sm_61)",
         ),
+        (
+            {"results": [{**RESULT, "verdict": "cpu"}], "plan": {**PLAN, "gpus": [], "reasons": []}},
+            "cpu: no NVIDIA GPU",
+        ),
         ({"results": None, "failure": "provision: disk full\nmore"}, "failed: provision: disk full"),
         (
             {
