@@ -72,10 +72,13 @@ def test_nothing_under_conda_is_world_writable(host: Any) -> None:
     assert found == ""
 
 
-def test_conda_and_pip_use_the_mirror(host: Any) -> None:
+def test_conda_uses_the_mirror(host: Any) -> None:
     shown = host.check_output(f"{PREFIX}/bin/conda config --show default_channels").splitlines()
     assert [line.split("anaconda/")[-1] for line in shown[1:]] == ["pkgs/main", "pkgs/r"]
     assert all(line.startswith("  - https://mirrors.tuna.tsinghua.edu.cn/anaconda/") for line in shown[1:])
+
+
+def test_pip_uses_the_mirror(host: Any, build: str) -> None:
     pip = host.check_output(f"{ENVIRONMENT}/bin/python -m pip config list").splitlines()
     assert "global.index-url='https://pypi.tuna.tsinghua.edu.cn/simple'" in pip
 
