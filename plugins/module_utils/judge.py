@@ -23,8 +23,15 @@ def judge(told: Json, environment: str, python: str, expect: Json, simulated: bo
         "cuda": facts.get("cuda"),
         "cuda_available": facts.get("cuda_available", False),
         "device_count": facts.get("device_count", 0),
-        "devices": facts.get("devices", []),
+        # Free memory changes from run to run, and the verdict is kept: it is for the judge alone.
+        "devices": [
+            {key: value for key, value in device.items() if key != "memory_free_bytes"}
+            for device in facts.get("devices", [])
+        ],
         "arch_list": facts.get("arch_list", []),
+        "cudnn": (facts.get("cudnn") or {}).get("value"),
+        "peers": facts.get("peers"),
+        "nccl": (facts.get("nccl") or {}).get("value"),
         "torchvision": (facts.get("torchvision") or {}).get("version"),
         "torchaudio": (facts.get("torchaudio") or {}).get("version"),
         "python": facts.get("python"),
@@ -215,7 +222,7 @@ def _cuda(facts: Json, expect: Json, simulated: bool, complete: bool) -> list[Js
                 "run the plan again: the host has changed, or its GPUs are not in the tables",
             )
         )
-    return found + _kernels(devices, facts.get("arch_list", []), simulated, complete)
+    return found + _kernels(devices, facts.get("arch_list", []), simulated, complete) + _checks(facts)
 
 
 def _counted(facts: Json, expect: Json) -> list[Json]:
@@ -255,6 +262,14 @@ def _hidden(facts: Json, wanted: int) -> Json | None:
 
 def _nodes(facts: Json, wanted: int) -> Json | None:
     nodes: dict[str, bool] = facts.get("nodes", {})
+    if not nodes and facts.get("container"):
+        return _problem(
+            "container_without_gpu",
+            "the container has not been given the GPUs of its host",
+            "no /dev/nvidia* in the container, while the host's kernel has the driver",
+            f"{wanted} GPUs passed in",
+            "start the container with the NVIDIA Container Toolkit (docker run --gpus all), or leave it out",
+        )
     gpus = [name for name in nodes if re.fullmatch(r"/dev/nvidia\d+", name)]
     barred = [name for name in nodes if not nodes[name] and name in (*NODES_NEEDED, *gpus)]
     missing = [name for name in NODES_NEEDED if name not in nodes]
@@ -366,8 +381,7 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
             elif not device["capability"]:  # not even its properties could be read
                 grouped.setdefault(("kernel_failed", error), []).append(device)
         elif not device["kernel"] and (complete or error):
-            missing = "no kernel image" in error or not covered
-            grouped.setdefault(("no_kernels" if missing else "kernel_failed", error), []).append(device)
+            grouped.setdefault((_failure(error, covered), error), []).append(device)
     for (code, error), group in grouped.items():
         names = ", ".join(f"{device['index']} ({device['name']}, {device['capability']})" for device in group)
         if code == "no_kernels":
@@ -380,6 +394,17 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
                     "install the build that the plan gives for this GPU (role pytorch)",
                 )
             )
+        elif code == "out_of_memory":
+            free = ", ".join(f"{_gib(item['memory_free_bytes'])} on device {item['index']}" for item in group)
+            found.append(
+                _problem(
+                    code,
+                    f"no memory was left for a kernel on device {names}",
+                    f"{error}; free when the probe began: {free}",
+                    "some hundred MiB of free memory on each GPU",
+                    "run the verification again when the processes that nvidia-smi lists are done",
+                )
+            )
         else:
             found.append(
                 _problem(
@@ -390,6 +415,71 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
                     "look for NVRM and Xid lines in dmesg; is another process filling the GPU's memory?",
                 )
             )
+    return found
+
+
+def _failure(error: str, covered: bool) -> str:
+    if "out of memory" in error:
+        return "out_of_memory"
+    return "no_kernels" if "no kernel image" in error or not covered else "kernel_failed"
+
+
+def _gib(size: int | None) -> str:
+    return "an unknown size" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+# What a GPU that computes in float32 can still fail at: code, what, fix.
+_CHECKS = {
+    "bfloat16": ("bfloat16_failed", "bfloat16 is computed wrongly", "look for NVRM and Xid lines in dmesg"),
+    "convolution": (
+        "cudnn_failed",
+        "a convolution fails",
+        "install torch again with its own cuDNN (role pytorch); unset LD_LIBRARY_PATH where it names another",
+    ),
+    "torchvision": (
+        "torchvision_failed",
+        "an operator of torchvision fails",
+        "install torch and torchvision again from one source (role pytorch)",
+    ),
+}
+NATIVE_BFLOAT16 = 8  # GPUs before compute capability 8.0 need not have bfloat16; only their answer is kept
+
+
+def _checks(facts: Json) -> list[Json]:
+    devices = facts.get("devices", [])
+    found = []
+    for name, (code, what, fix) in _CHECKS.items():
+        grouped: dict[str, list[Json]] = {}
+        for device in devices:
+            error = first_line(device.get("checks", {}).get(name))
+            native = int((device["capability"] or "0.0").split(".")[0]) >= NATIVE_BFLOAT16
+            if error and (name != "bfloat16" or native):
+                grouped.setdefault(error, []).append(device)
+        for error, group in grouped.items():
+            names = ", ".join(f"{device['index']} ({device['name']})" for device in group)
+            found.append(_problem(code, f"{what} on device {names}", error, "the CPU's result", fix))
+    sound = [device for device in devices if device["kernel"]]
+    cudnn, nccl = facts.get("cudnn"), facts.get("nccl")
+    if sound and cudnn and not cudnn["value"]:
+        found.append(
+            _problem(
+                "cudnn_missing",
+                "torch has no cuDNN",
+                first_line(cudnn["error"]) or "torch.backends.cudnn.version() is None",
+                "a cuDNN that loads",
+                "install torch again (role pytorch); a wheel brings its own cuDNN",
+            )
+        )
+    if nccl and nccl["error"]:
+        found.append(
+            _problem(
+                "nccl_failed",
+                f"an all-reduce across the {len(sound)} GPUs fails",
+                first_line(nccl["error"]),
+                "the sum of all GPUs on each of them",
+                "run it with NCCL_DEBUG=INFO; look at nvidia-smi topo -m, /dev/shm and IOMMU settings",
+            )
+        )
     return found
 
 

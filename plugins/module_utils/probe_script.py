@@ -69,6 +69,22 @@ def main(channel: IO[str]) -> None:
                 device["error"] = launch(torch, device["index"], host, want)
                 device["kernel"] = device["error"] is None
                 tell(devices=devices)
+        sound = [device for device in devices if device["kernel"]]
+        if sound:
+            tell(stage="load cuDNN")
+            tell(cudnn=attempt(lambda: torch.backends.cudnn.version()))
+        for device in sound:
+            for name, check in CHECKS.items():
+                if name != "torchvision" or "torchvision" in sys.modules:
+                    tell(stage=f"check {name} on device {device['index']}")
+                    device["checks"][name] = attempt(check, torch, f"cuda:{device['index']}")["error"]
+                    tell(devices=devices)
+        if len(sound) > 1:
+            indices = [device["index"] for device in sound]
+            tell(stage="ask which GPUs reach each other's memory")
+            tell(peers=attempt(peers, torch, indices)["value"])
+            tell(stage="all-reduce with NCCL across the GPUs")
+            tell(nccl=attempt(all_reduce, torch, indices))
         tell(warnings=texts(caught), done=True)
 
 
@@ -89,7 +105,9 @@ def host_evidence() -> dict[str, Any]:
         version = None
     names = sorted(name for name in os.listdir("/dev") if name.startswith("nvidia"))  # noqa: PTH208
     nodes = {"/dev/" + name: os.access("/dev/" + name, os.R_OK | os.W_OK) for name in names}
-    return {"kernel_module": version, "nodes": nodes}
+    marks = ("/.dockerenv", "/run/.containerenv", "/run/systemd/container")
+    container = any(os.path.exists(mark) for mark in marks)  # noqa: PTH110
+    return {"kernel_module": version, "nodes": nodes, "container": container}
 
 
 def operands(torch: Any) -> tuple[Any, Any]:
@@ -119,8 +137,10 @@ def properties(torch: Any, index: int) -> dict[str, Any]:
         "name": None,
         "capability": None,
         "memory_bytes": None,
+        "memory_free_bytes": None,
         "kernel": False,
         "error": None,
+        "checks": {},
     }
     try:
         found = torch.cuda.get_device_properties(index)
@@ -128,6 +148,7 @@ def properties(torch: Any, index: int) -> dict[str, Any]:
             name=found.name,
             capability=f"{found.major}.{found.minor}",
             memory_bytes=int(found.total_memory),
+            memory_free_bytes=(attempt(torch.cuda.mem_get_info, index)["value"] or [None])[0],
         )
     except Exception as error:
         device["error"] = describe(error)
@@ -143,6 +164,60 @@ def launch(torch: Any, index: int, host: Any, want: Any) -> str | None:
     except Exception as error:
         return describe(error)
     return None if bool((got == want).all()) else "the GPU's result differs from the CPU's"
+
+
+def attempt(what: Any, *arguments: Any) -> dict[str, Any]:
+    try:
+        return {"value": what(*arguments), "error": None}
+    except Exception as error:
+        return {"value": None, "error": describe(error)}
+
+
+def same(got: Any, want: Any) -> None:
+    if got != want:
+        raise ArithmeticError("the GPU's result differs from the CPU's")
+
+
+def bfloat16(torch: Any, device: str) -> None:
+    """Sums of at most 64 ones are exact in bfloat16, whatever the order of the additions."""
+    host = (torch.arange(4096) % 2).to(torch.bfloat16).reshape(64, 64)
+    there = host.to(device)
+    same((there @ there).cpu().tolist(), (host @ host).tolist())
+
+
+def convolution(torch: Any, device: str) -> None:
+    host = (torch.arange(256) % 7).to(torch.float32).reshape(1, 1, 16, 16)
+    weight = torch.ones(1, 1, 3, 3)
+    convolve = torch.nn.functional.conv2d
+    # Whole numbers; cuDNN may compute them by a transform that is a hair off.
+    same(convolve(host.to(device), weight.to(device)).cpu().round().tolist(), convolve(host, weight).tolist())
+
+
+def vision(torch: Any, device: str) -> None:
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 11.0, 11.0], [20.0, 20.0, 30.0, 30.0]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    nms = sys.modules["torchvision"].ops.nms
+    same(nms(boxes.to(device), scores.to(device), 0.5).cpu().tolist(), nms(boxes, scores, 0.5).tolist())
+
+
+CHECKS = {"bfloat16": bfloat16, "convolution": convolution, "torchvision": vision}
+
+
+def peers(torch: Any, indices: list[int]) -> list[list[int]]:
+    """The pairs of GPUs of which the first reaches the memory of the second."""
+    reaches = torch.cuda.can_device_access_peer
+    return [[one, other] for one in indices for other in indices if one != other and reaches(one, other)]
+
+
+def all_reduce(torch: Any, indices: list[int]) -> str:
+    """The version of NCCL, once a sum over all GPUs was right on each."""
+    nccl = torch.cuda.nccl
+    parts = [torch.full((1024,), float(index + 1)).to(f"cuda:{index}") for index in indices]
+    nccl.all_reduce(parts)
+    for part in parts:
+        same(part.cpu().tolist(), [float(sum(indices) + len(indices))] * 1024)
+    version = nccl.version()
+    return ".".join(map(str, version)) if isinstance(version, tuple) else str(version)
 
 
 def ask_libcuda() -> dict[str, Any]:

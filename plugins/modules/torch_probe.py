@@ -13,7 +13,9 @@ author: The torchfleet contributors (@torchfleet)
 description:
   - Runs a probe with the environment's own Python. It asks C(torch.cuda), then launches a kernel on every
     GPU and compares the result with the CPU's, because C(is_available) is also true on a GPU that the
-    build has no kernels for. Nothing stays on the GPU.
+    build has no kernels for. On a GPU that passed, bfloat16, a convolution of cuDNN and, where torchvision
+    is installed, one of its operators follow; across several GPUs an all-reduce of NCCL. Nothing stays on
+    the GPU, and NumPy is not needed.
   - Judges the outcome against O(expect). A bad outcome is a verdict with named problems in RV(result), never
     a failed task, so that the play decides; a Python that does not exist is such a problem too.
 options:
@@ -125,7 +127,9 @@ result:
       type: int
       returned: always
     devices:
-      description: For each GPU its index, name, capability, memory_bytes, kernel (whether it ran) and error.
+      description:
+        - For each GPU its index, name, capability, memory_bytes, kernel (whether it ran) and
+          error; C(checks) has the error of each further check by its name, null where it passed.
       type: list
       elements: dict
       returned: always
@@ -133,6 +137,19 @@ result:
       description: What the build has kernels for.
       type: list
       elements: str
+      returned: always
+    cudnn:
+      description: Version of cuDNN as torch gives it, such as 91002; null when nothing could be asked.
+      type: int
+      returned: always
+    peers:
+      description: Pairs of GPUs whose first reaches the memory of the second; null with fewer than two.
+      type: list
+      elements: list
+      returned: always
+    nccl:
+      description: Version of NCCL after a right all-reduce across the GPUs; null with fewer than two.
+      type: str
       returned: always
     torchvision:
       description: Version of torchvision; null when it is not installed. torchaudio likewise.
@@ -157,9 +174,11 @@ result:
         - "Codes of the environment: V(python_missing), V(torch_missing), V(import_failed), V(probe_failed),
           V(timeout), V(killed), V(wrong_torch_version), V(wrong_variant), V(cpu_build_on_gpu_host)."
         - "Codes of CUDA: V(no_driver), V(driver_too_old), V(library_mismatch), V(fabric_manager),
-          V(device_nodes), V(hidden_by_CUDA_VISIBLE_DEVICES), V(cuda_init_failed), V(cuda_on_cpu_host)."
+          V(device_nodes), V(container_without_gpu), V(hidden_by_CUDA_VISIBLE_DEVICES), V(cuda_init_failed),
+          V(cuda_on_cpu_host)."
         - "Codes of the GPUs: V(device_count), V(capability), V(no_kernels), V(kernel_failed),
-          V(simulated_contradiction)."
+          V(out_of_memory), V(bfloat16_failed), V(cudnn_missing), V(cudnn_failed), V(torchvision_failed),
+          V(nccl_failed), V(simulated_contradiction)."
       type: list
       elements: dict
       returned: always

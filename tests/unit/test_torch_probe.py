@@ -55,11 +55,16 @@ def test_a_healthy_probe_tells_everything(python: str) -> None:
             "name": f"Fake {index}",
             "capability": "9.0",
             "memory_bytes": 85520809984,
+            "memory_free_bytes": 85000000000,
             "kernel": True,
             "error": None,
+            "checks": {"bfloat16": None, "convolution": None},
         }
         for index in (0, 1)
     ]
+    assert facts["cudnn"] == {"value": 91002, "error": None}
+    assert facts["peers"] == [[0, 1], [1, 0]]
+    assert facts["nccl"] == {"value": "2.27.5", "error": None}
     assert facts["torchvision"] == {"version": None, "error": None}
     assert facts["warnings"] == ["CUDA initialization: a word of warning"]
 
@@ -85,6 +90,45 @@ def test_a_wrong_result_and_a_failed_launch_are_told_per_device(python: str) -> 
     told = probe(python, count=3, wrong=["cuda:0"], act={"kernel cuda:2": ["RuntimeError", "CUDA error: no"]})
     errors = [device["error"] for device in told["facts"]["devices"]]
     assert errors == ["the GPU's result differs from the CPU's", None, "RuntimeError: CUDA error: no"]
+
+
+def test_a_device_that_failed_is_checked_no_further(python: str) -> None:
+    facts = probe(python, count=2, act={"kernel cuda:1": ["RuntimeError", "CUDA error: no"]})["facts"]
+    assert [device["checks"] for device in facts["devices"]] == [{"bfloat16": None, "convolution": None}, {}]
+    assert "nccl" not in facts and "peers" not in facts
+
+
+@pytest.mark.parametrize(
+    ("say", "code", "found"),
+    [
+        ({"act": {"bfloat16 cuda:1": ["RuntimeError", "no gemm"]}}, "bfloat16_failed", "no gemm"),
+        (
+            {"act": {"convolution cuda:0": ["RuntimeError", "CUDNN_STATUS_X"]}},
+            "cudnn_failed",
+            "CUDNN_STATUS_X",
+        ),
+        ({"act": {"all_reduce": ["RuntimeError", "NCCL Error 2"]}}, "nccl_failed", "NCCL Error 2"),
+        ({"short": True}, "nccl_failed", "differs from the CPU"),
+        ({"cudnn": None}, "cudnn_missing", "is None"),
+        (
+            {"act": {"kernel cuda:0": ["OutOfMemoryError", "CUDA out of memory."]}, "free": 2**20},
+            "out_of_memory",
+            "0.0 GiB on device 0",
+        ),
+    ],
+)
+def test_what_a_gpu_can_still_fail_at(python: str, say: Json, code: str, found: str) -> None:
+    plan = {**PLAN, "capabilities": ["9.0"]}
+    result = judge(probe(python, **say), "torch", python, plan, False, 20)
+    assert [problem["code"] for problem in result["problems"]] == [code]
+    assert found in result["problems"][0]["found"]
+    assert result["verdict"] == "failed"
+
+
+def test_an_all_reduce_that_hangs_is_named(python: str) -> None:
+    result = judge(probe(python, timeout=2, act={"all_reduce": "hang"}), "torch", python, PLAN, False, 2)
+    assert [problem["code"] for problem in result["problems"]] == ["timeout"]
+    assert "NCCL" in result["problems"][0]["what"]
 
 
 def test_a_device_without_properties_is_not_launched_on(python: str) -> None:
@@ -332,6 +376,18 @@ def test_builds_counts_and_kernels(changes: Json, codes: list[str]) -> None:
     assert verdict(gpu(**changes)) == ("failed" if codes else "verified", codes)
 
 
+def test_an_older_gpu_need_not_have_bfloat16() -> None:
+    told = gpu(devices=devices(capability="7.5", checks={"bfloat16": "RuntimeError: not supported"}))
+    assert verdict(told, {**PLAN, "capabilities": ["7.5"]}) == ("verified", [])
+
+
+def test_what_changes_from_run_to_run_is_not_kept() -> None:
+    told = gpu(devices=devices(memory_free_bytes=5))
+    assert all(
+        "memory_free_bytes" not in device for device in judge(told, "e", "p", PLAN, False, 9)["devices"]
+    )
+
+
 def test_no_kernels_names_the_gpu_and_what_there_is() -> None:
     pascal = devices(kernel=False, error=NO_KERNEL, capability="6.1", name="NVIDIA GeForce GTX 1080")
     result = judge(gpu(devices=pascal), "torch", "python", {**PLAN, "capabilities": ["6.1"]}, False, 120)
@@ -379,6 +435,7 @@ def cuinit(code: int) -> Json:
         ({"cuda_visible_devices": ""}, "hidden_by_CUDA_VISIBLE_DEVICES", "''"),
         ({"cuda_visible_devices": "-1"}, "hidden_by_CUDA_VISIBLE_DEVICES", "'-1'"),
         ({"nodes": {}}, "device_nodes", "missing: /dev/nvidiactl"),
+        ({"nodes": {}, "container": True}, "container_without_gpu", "no /dev/nvidia*"),
         ({"nodes": BARRED}, "device_nodes", "not permitted: /dev/nvidiactl"),
         ({"init_error": "RuntimeError: CUDA unknown error"}, "cuda_init_failed", "unknown error"),
     ],
