@@ -9,35 +9,33 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Sequence
 
-from ansible_collections.torchfleet.gpu.plugins.module_utils.modinfo import Run, flavour, read_modinfo
+from ansible_collections.torchfleet.gpu.plugins.module_utils.host import Host, version_key
+from ansible_collections.torchfleet.gpu.plugins.module_utils.installation import (
+    daemon,
+    dkms,
+    fabric_manager,
+    modules,
+    run_files,
+    sources,
+    uvm,
+)
+from ansible_collections.torchfleet.gpu.plugins.module_utils.packages import (
+    of_other_branches,
+    package_manager,
+    packages,
+)
+from ansible_collections.torchfleet.gpu.plugins.module_utils.secure_boot import Keys, secure_boot
 from ansible_collections.torchfleet.gpu.plugins.module_utils.verdict import driver_verdict
 
 Json = Dict[str, Any]
 
 NVIDIA = "10de"
-EFI_GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 MODPROBE_DIRS = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 
-# Where depmod's default order and the distributions put out-of-tree modules, first match wins.
-MODULE_DIRS = ("updates/dkms", "updates/**", "extra/**", "weak-updates/**")
-MODULE_DIRS_IN_TREE = ("kernel/nvidia*", "kernel/drivers/video/**", "kernel/drivers/char/drm/**")
-# Debian renames the module (nvidia-current.ko, nvidia-current-open.ko, nvidia-tesla-535.ko).
-MODULE_NAME = re.compile(r"(nvidia(?:-(?:current|tesla|legacy)[\w.-]*?)?)\.ko(?:\.(?:xz|zst|gz))?")
-MODULE_PARTS = re.compile(r"-(?:drm|modeset|uvm|peermem|vgpu-vfio)\.ko")
-
-# Best witness first: the package with the kernel module, then one that only pulls it in.
-PACKAGES = (
-    r"nvidia-(?:open-)?kernel-(?:open-)?dkms|nvidia-(?:tesla|legacy)-.*kernel-dkms|nvidia-dkms(?:-.+)?"
-    r"|kmod-nvidia-.*dkms|dkms-nvidia(?:-.+)?",
-    r"linux-modules-nvidia-\d.*|a?kmod-nvidia.*|nvidia-kmod-\d.*",
-    r"nvidia-driver(?:-\d+(?:-server)?(?:-open)?|-cuda)?|nvidia-(?:tesla|legacy)-.*driver"
-    r"|nvidia-open(?:-\d+)?|nvidia-headless-\d.*|cuda-drivers(?:-\d+)?",
-)
-PACKAGE_GLOBS = (
-    "nvidia*", "linux-modules-nvidia*", "kmod-nvidia*", "akmod-nvidia*", "dkms-nvidia*", "cuda-drivers*",
-)  # fmt: skip
-
 LIBRARY_DIRS = ("lib/{machine}-linux-gnu", "lib64", "lib", "lib/wsl/lib", "local/nvidia/lib64")
+
+# Docker, Podman, containerd and CRI-O name the control group by the container's id.
+CONTAINER_GROUP = re.compile(r"[/-]([0-9a-f]{12})[0-9a-f]{52}(?![0-9a-f])")
 
 # DMI texts that name a hypervisor; on x86 the CPU flag says whether there is one, this says which.
 HYPERVISORS = {
@@ -48,50 +46,11 @@ HYPERVISORS = {
 }  # fmt: skip
 
 
-class Host:
-    """The files of a host under ``root`` (tests read a tree of their own) and its commands."""
-
-    def __init__(self, run: Run, root: str = "/", machine: str | None = None) -> None:
-        self.run = run
-        self.root = Path(root).resolve()
-        self.machine = machine or platform.machine()
-
-    def at(self, path: str) -> Path:
-        return self.root / path.lstrip("/")
-
-    def exists(self, path: str) -> bool:
-        return os.path.lexists(self.at(path))
-
-    def raw(self, path: str, limit: int = 1 << 20) -> bytes:
-        """The beginning of a file; nothing when it is absent or not readable."""
-        try:
-            with self.at(path).open("rb") as file:
-                return file.read(limit)
-        except OSError:
-            return b""
-
-    def text(self, path: str, limit: int = 1 << 20) -> str:
-        return self.raw(path, limit).decode("utf-8", "replace").strip()
-
-    def glob(self, pattern: str) -> list[str]:
-        try:
-            return sorted(
-                "/" + str(found.relative_to(self.root)) for found in self.root.glob(pattern.lstrip("/"))
-            )
-        except OSError:
-            return []
-
-    def real(self, path: str) -> str:
-        """``path`` with every link followed."""
-        try:
-            return "/" + str(self.at(path).resolve().relative_to(self.root))
-        except (OSError, RuntimeError, ValueError):
-            return path
-
-
-def gather(host: Host, disk_paths: Sequence[str] = ()) -> Json:
-    gpus, nvswitches = pci(host)
+def gather(host: Host, disk_paths: Sequence[str] = (), flavours: Sequence[Json] = ()) -> Json:
+    """The Truth; ``flavours`` are ranges of PCI ids, first to last, and what can drive their GPUs."""
+    gpus, nvswitches = pci(host, flavours)
     kernel = kernels(host)
+    keys = Keys(host)
     truth: Json = {
         "schema": 1,
         "os": os_release(host),
@@ -101,20 +60,35 @@ def gather(host: Host, disk_paths: Sequence[str] = ()) -> Json:
         "python": platform.python_version(),
         "virtualization": virtualization(host),
         "secure_boot": secure_boot(host),
+        "mok": keys.report(host),
         "gpus": gpus,
         "nvswitches": nvswitches,
         "processes": processes(host),
         "disks": disks(host, disk_paths),
     }
     modprobe = modprobe_settings(host)
+    manager = package_manager(host, truth["os"])
+    witness, rows, half = packages(host, manager)
     driver: Json = {
-        "package": package(host, truth["os"]),
-        "on_disk": on_disk(host, kernel, modprobe),
+        "package": witness,
+        "packages": rows,
+        "half_configured": half,
+        "modules": modules(host, kernel["installed"], keys, modprobe),
+        "dkms": dkms(host),
         "loaded": loaded(host),
+        "uvm": uvm(host),
         "library": library(host),
+        "fabric_manager": fabric_manager(host, rows),
+        "persistence": daemon(host, "nvidia-persistenced.service"),
         "nouveau": nouveau(host, modprobe),
     }
+    driver["on_disk"] = on_disk(kernel, driver["modules"])
     driver["foreign"] = foreign(host, driver)
+    driver["leftovers"] = {
+        "packages": of_other_branches(rows, witness),
+        "sources": sources(host),
+        "files": run_files(host),
+    }
     truth["driver"] = driver
     driver["verdict"], driver["reason"] = driver_verdict(truth)
     return truth
@@ -145,11 +119,18 @@ def glibc() -> str | None:
 
 def kernels(host: Host) -> Json:
     running = host.text("/proc/sys/kernel/osrelease") or platform.release()
-    names = [Path(path).name for path in host.glob("/lib/modules/*")]
+    names = sorted({Path(path).name for path in host.glob("/lib/modules/*")}, key=version_key)
     bootable = [
         name
         for name in names
         if host.exists(f"/boot/vmlinuz-{name}") or host.exists(f"/lib/modules/{name}/vmlinuz")
+    ]
+    # A kernel that was removed leaves its directory behind where DKMS had put a module.
+    shipped = ("modules.order", "modules.builtin", "kernel")
+    installed = [
+        name
+        for name in names
+        if name in bootable or any(host.exists(f"/lib/modules/{name}/{file}") for file in shipped)
     ]
     headers = {name for name in names if host.exists(f"/lib/modules/{name}/build/Makefile")}
     # Only a configured tree builds modules: Debian's -common and Ubuntu's flavourless ones do not.
@@ -160,16 +141,10 @@ def kernels(host: Host) -> Json:
         headers |= {Path(path).parent.name[len(prefix) :] for path in host.glob(pattern)}
     return {
         "running": running,
-        "next": max(bootable, key=_version_key) if bootable else None,
-        "headers": sorted(headers, key=_version_key),
+        "next": bootable[-1] if bootable else None,
+        "installed": installed,
+        "headers": sorted(headers, key=version_key),
     }
-
-
-def _version_key(version: str) -> list[tuple[int, int, str]]:
-    """Order as ``sort -V`` does, which is how GRUB finds the newest kernel."""
-    return [
-        (1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|[^\d]+", version)
-    ]
 
 
 def virtualization(host: Host) -> Json:
@@ -203,12 +178,7 @@ def _container(host: Host) -> str | None:
     return None
 
 
-def secure_boot(host: Host) -> bool | None:
-    value = host.raw(f"/sys/firmware/efi/efivars/SecureBoot-{EFI_GLOBAL}")
-    return value[4] == 1 if len(value) == 5 else None  # four bytes of attributes, then the value
-
-
-def pci(host: Host) -> tuple[list[Json], int]:
+def pci(host: Host, flavours: Sequence[Json] = ()) -> tuple[list[Json], int]:
     """The NVIDIA GPUs by slot, and the number of NVSwitches."""
     gpus: list[Json] = []
     nvswitches = 0
@@ -223,15 +193,18 @@ def pci(host: Host) -> tuple[list[Json], int]:
         nvswitches += kind == "0680"
         if kind not in ("0300", "0302"):
             continue
-        driver = f"{path}/driver"
+        driver, device = f"{path}/driver", field("device")
         gpus.append(
             {
                 "slot": Path(path).name,
                 "vendor": NVIDIA,
-                "device": field("device"),
+                "device": device,
                 "subsystem": f"{field('subsystem_vendor')}:{field('subsystem_device')}",
                 "class": kind,
                 "driver": Path(os.readlink(host.at(driver))).name if host.exists(driver) else None,
+                "flavours": next(
+                    (row["flavours"] for row in flavours if row["first"] <= device <= row["last"]), None
+                ),
             }
         )
     return gpus, nvswitches
@@ -252,69 +225,13 @@ def nouveau(host: Host, modprobe: str) -> Json:
     return {"loaded": host.exists("/sys/module/nouveau"), "blacklisted": bool(banned)}
 
 
-def package(host: Host, os_facts: Json) -> Json | None:
-    """The package that brings the kernel module, or failing that one that stands for the driver."""
-    manager = _package_manager(host, os_facts)
-    if manager == "dpkg":
-        # Exit status 1 only says that some pattern matched nothing.
-        layout = "${db:Status-Status}\\t${Package}\\t${Version}\\n"
-        _status, out, _err = host.run(["dpkg-query", "--show", f"--showformat={layout}", *PACKAGE_GLOBS])
-    elif manager == "rpm":
-        layout = "installed\\t%{NAME}\\t%{VERSION}-%{RELEASE}\\n"
-        _status, out, _err = host.run(["rpm", "-qa", "--queryformat", layout, *PACKAGE_GLOBS])
-    else:
-        return None
-    rows = sorted(line.split("\t") for line in out.splitlines() if line.startswith("installed\t"))
-    for pattern in PACKAGES:
-        for _installed, name, version in rows:
-            if re.fullmatch(pattern, name):
-                return {"name": name, "version": version, "manager": manager}
+def on_disk(kernel: Json, rows: Sequence[Json]) -> Json | None:
+    """The module for the kernel that boots next, else for the running one, else for the newest."""
+    found = {row["kernel"]: row for row in rows if row["path"]}
+    for name in (kernel["next"], kernel["running"], *reversed(list(found))):
+        if name in found:
+            return {key: found[name][key] for key in ("version", "flavour", "kernel", "path")}
     return None
-
-
-def _package_manager(host: Host, os_facts: Json) -> str | None:
-    family = {os_facts["id"], *os_facts["like"]}
-    if family & {"debian", "ubuntu"}:
-        return "dpkg"
-    if family & {"rhel", "fedora", "centos", "suse", "opensuse", "sles", "amzn"}:
-        return "rpm"
-    return next(
-        (
-            name
-            for name, path in (("dpkg", "/var/lib/dpkg/status"), ("rpm", "/usr/bin/rpm"))
-            if host.exists(path)
-        ),
-        None,
-    )
-
-
-def on_disk(host: Host, kernel: Json, modprobe: str) -> Json | None:
-    """The module for the kernel that boots next, else for the running one, else for any."""
-    asked = re.search(
-        r"^\s*install\s+nvidia\s+.*modprobe\s+(?:-i|--ignore-install)\s+([\w-]+)", modprobe, re.M
-    )
-    others = sorted((Path(path).name for path in host.glob("/lib/modules/*")), key=_version_key, reverse=True)
-    for name in dict.fromkeys([kernel["next"], kernel["running"], *others]):
-        path = _module(host, name, asked.group(1) if asked else "nvidia") if name else None
-        if path:
-            info = read_modinfo(host.at(path), host.run)
-            return {
-                "version": info.get("version"),
-                "flavour": flavour(info.get("license", "")),
-                "kernel": name,
-                "path": path,
-            }
-    return None
-
-
-def _module(host: Host, kernel: str, wanted: str) -> str | None:
-    found: dict[str, str] = {}
-    for place in MODULE_DIRS + MODULE_DIRS_IN_TREE:
-        for path in host.glob(f"/lib/modules/{kernel}/{place}/nvidia*.ko*"):
-            name = MODULE_NAME.fullmatch(Path(path).name)
-            if name and not MODULE_PARTS.search(Path(path).name):
-                found.setdefault(name.group(1), path)
-    return found.get(wanted) or next(iter(found.values()), None)
 
 
 def loaded(host: Host) -> Json | None:
@@ -380,7 +297,15 @@ def processes(host: Host) -> list[Json]:
         except OSError:  # ended meanwhile, or not ours to see
             continue
         if any(link.startswith("/dev/nvidia") for link in links):
-            found.append({"pid": pid, "name": host.text(f"/proc/{pid}/comm"), "user": _user(proc / str(pid))})
+            groups = CONTAINER_GROUP.search(host.text(f"/proc/{pid}/cgroup", 4096))
+            found.append(
+                {
+                    "pid": pid,
+                    "name": host.text(f"/proc/{pid}/comm"),
+                    "user": _user(proc / str(pid)),
+                    "container": groups.group(1) if groups else None,
+                }
+            )
     return found
 
 

@@ -11,9 +11,10 @@ short_description: Tell what a GPU host is, in one read-only round trip
 version_added: 0.1.0
 author: The torchfleet contributors (@torchfleet)
 description:
-  - Reads NVIDIA GPUs, the state of their driver, the kernel, Secure Boot, glibc, virtualization, GPU
-    processes and disk space from files of the kernel and the system, and asks the package manager once.
-    Needs no C(lspci), C(lsmod) or C(nvidia-smi).
+  - Reads NVIDIA GPUs, the state of their driver, the kernel, Secure Boot and its keys, glibc, virtualization,
+    GPU processes and disk space from files of the kernel and the system. Asks C(rpm) where that is the
+    package manager, and C(modinfo) about modules that are compressed with zstd, which Python's standard
+    library cannot read. Needs no C(lspci), C(lsmod), C(dkms), C(mokutil) or C(nvidia-smi).
   - What is absent is reported as absent (V(null) or an empty list) and never fails the task.
   - Run it as root. Without root the processes of other users and, on some systems, Secure Boot stay unknown.
 options:
@@ -24,7 +25,33 @@ options:
     type: list
     elements: path
     default: []
+  flavours:
+    description:
+      - Which kernel modules can drive which GPUs, by ranges of PCI device ids. Only with it does the verdict
+        tell a wrong flavour before a module was loaded.
+      - The action plugin of this name fills it from the collection's tables, so a playbook need not.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      first:
+        description: The first device id of the range, four hexadecimal digits in lower case.
+        type: str
+        required: true
+      last:
+        description: The last one.
+        type: str
+        required: true
+      flavours:
+        description: The kernel modules that can drive these GPUs.
+        type: list
+        elements: str
+        choices: [open, proprietary]
+        required: true
 attributes:
+  action:
+    support: full
+    description: Gives the module the collection's table of flavours.
   check_mode:
     support: full
     description: Changes nothing in any mode.
@@ -58,17 +85,33 @@ ansible_facts:
       sample:
         schema: 1
         gpus: [{slot: "0000:18:00.0", vendor: "10de", device: "2330", subsystem: "10de:16c1", class: "0302",
-                driver: nvidia}]
+                driver: nvidia, flavours: [proprietary, open]}]
         driver: {verdict: ok, reason: module 535.261.03 proprietary is loaded and fits its library}
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import Host, gather
+from ansible_collections.torchfleet.gpu.plugins.module_utils.host import Host
+from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import gather
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "disk_paths": {"type": "list", "elements": "path", "default": []},
+    "flavours": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "first": {"type": "str", "required": True},
+            "last": {"type": "str", "required": True},
+            "flavours": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["open", "proprietary"],
+                "required": True,
+            },
+        },
+    },
 }
 
 
@@ -88,7 +131,7 @@ def main() -> None:
         module.fail_json(
             msg=f"disk_paths: found {', '.join(relative)}, expected absolute paths; write them from / on"
         )
-    truth = gather(Host(run), disk_paths)
+    truth = gather(Host(run), disk_paths, module.params["flavours"])
     module.exit_json(changed=False, ansible_facts={"torchfleet_truth": truth})
 
 

@@ -11,8 +11,10 @@ from typing import Any, Callable
 
 import pytest
 from ansible_collections.torchfleet.gpu.plugins.module_utils import truth as truth_module
+from ansible_collections.torchfleet.gpu.plugins.module_utils.host import Host
 from ansible_collections.torchfleet.gpu.plugins.module_utils.modinfo import read_modinfo
-from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import Host, gather
+from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import gather
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.flavours import ranges
 
 FIXTURES = Path(__file__).parent / "fixtures" / "gpu_facts"
 OPEN, PROPRIETARY = (
@@ -93,17 +95,29 @@ LOADED: Files = {
     "/proc/driver/nvidia/version": PROC_PROPRIETARY,
     **pci("0000:18:00.0", "2330", driver="nvidia"),
 }
-PACKAGES = "installed\tnvidia-kernel-dkms\t535.261.03-1\ninstalled\tnvidia-driver\t535.261.03-1\n"
+
+
+def dpkg(*rows: tuple[str, ...]) -> Files:
+    """dpkg's status file: (name, version) and, where it is not ``install ok installed``, the status."""
+    stanzas = [
+        f"Package: {name}\nStatus: {(state or ('install ok installed',))[0]}\nArchitecture: amd64\n"
+        f"Version: {version}\nDescription: x\n and more of it\n"
+        for name, version, *state in rows
+    ]
+    return {"/var/lib/dpkg/status": "\n".join(stanzas)}
+
+
+PACKAGES = dpkg(("nvidia-kernel-dkms", "535.261.03-1"), ("nvidia-driver", "535.261.03-1"))
 
 Gather = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def facts(tmp_path: Path) -> Gather:
-    """Lays out the files and gathers; ``packages`` is what the package manager lists."""
+    """Lays out the files and gathers; ``rpms`` is what rpm lists."""
 
     def build(
-        *parts: Files, packages: str = "", owned: bool = True, disks: tuple[str, ...] = ()
+        *parts: Files, rpms: str = "", owned: bool = True, disks: tuple[str, ...] = ()
     ) -> dict[str, Any]:
         for name, content in {key: value for part in parts for key, value in part.items()}.items():
             path = tmp_path / name.lstrip("/")
@@ -118,9 +132,10 @@ def facts(tmp_path: Path) -> Gather:
         def run(command: list[str]) -> tuple[int, str, str]:
             if "--search" in command or "-qf" in command:
                 return (0 if owned else 1), "", ""
-            return 1, packages, "no packages found matching cuda-drivers*"
+            assert command[0] == "rpm", command
+            return 0, rpms, ""
 
-        return gather(Host(run, root=str(tmp_path), machine="x86_64"), disks)
+        return gather(Host(run, root=str(tmp_path), machine="x86_64"), disks, ranges())
 
     return build
 
@@ -140,7 +155,12 @@ def test_a_bare_host_is_all_absence(facts: Gather) -> None:
         "like": [],
         "name": "Debian GNU/Linux 12 (bookworm)",
     }
-    assert truth["kernel"] == {"running": RUNNING, "next": RUNNING, "headers": [RUNNING]}
+    assert truth["kernel"] == {
+        "running": RUNNING,
+        "next": RUNNING,
+        "installed": [RUNNING],
+        "headers": [RUNNING],
+    }
     assert truth["virtualization"] == {"type": "none", "detail": None}
     assert truth["secure_boot"] is None
 
@@ -155,8 +175,29 @@ def test_an_empty_root_is_no_failure(facts: Gather) -> None:
 
 
 def test_debians_own_driver_is_seen_through_its_alternatives(facts: Gather) -> None:
-    driver = facts(BASE, LOADED, debian_driver(), packages=PACKAGES)["driver"]
+    driver = facts(BASE, LOADED, debian_driver(), PACKAGES)["driver"]
     assert driver == {
+        "packages": [
+            {"name": "nvidia-driver", "version": "535.261.03-1", "branch": "535", "held": False},
+            {"name": "nvidia-kernel-dkms", "version": "535.261.03-1", "branch": "535", "held": False},
+        ],
+        "half_configured": [],
+        "modules": [
+            {
+                "kernel": RUNNING,
+                "version": "535.261.03",
+                "flavour": "proprietary",
+                "path": f"/lib/modules/{RUNNING}/updates/dkms/nvidia-current.ko",
+                "signed": False,
+                "signer": None,
+                "trusted": None,
+            }
+        ],
+        "dkms": [],
+        "uvm": {"loaded": False, "at_boot": False},
+        "fabric_manager": None,
+        "persistence": None,
+        "leftovers": {"packages": [], "sources": [], "files": []},
         "package": {"name": "nvidia-kernel-dkms", "version": "535.261.03-1", "manager": "dpkg"},
         "on_disk": {
             "version": "535.261.03",
@@ -243,6 +284,7 @@ def test_zstd_modules_are_read_by_modinfo_where_there_is_one(tmp_path: Path) -> 
     assert read_modinfo(path, lambda command: (0, text, "")) == {
         "version": "580.65.06",
         "license": "Dual MIT/GPL",
+        "signed": False,
     }
     assert read_modinfo(path, lambda command: (127, "", "not found")) == {}
 
@@ -262,7 +304,11 @@ def test_only_the_section_counts(tmp_path: Path, suffix: str, pack: Callable[[by
     """The first field follows another section's bytes, and .data holds a text that looks like a field."""
     path = tmp_path / f"nvidia{suffix}"
     path.write_bytes(pack(PROPRIETARY))
-    assert read_modinfo(path, lambda command: (127, "", "")) == {"version": "535.261.03", "license": "NVIDIA"}
+    assert read_modinfo(path, lambda command: (127, "", "")) == {
+        "version": "535.261.03",
+        "license": "NVIDIA",
+        "signed": False,
+    }
 
 
 def test_next_kernel_is_the_newest_bootable_one(facts: Gather) -> None:
@@ -350,27 +396,30 @@ def test_nouveau_blacklist(facts: Gather, files: Files, blacklisted: bool) -> No
     assert facts(BASE, files)["driver"]["nouveau"] == {"loaded": False, "blacklisted": blacklisted}
 
 
+UBUNTU = 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n'
+
+
 @pytest.mark.parametrize(
-    ("release", "packages", "expected"),
+    ("rows", "expected"),
     [
-        (DEBIAN, "installed\tnvidia-open-kernel-dkms\t550.163.01-2\n", "nvidia-open-kernel-dkms"),
-        (DEBIAN, "config-files\tnvidia-kernel-dkms\t535.261.03-1\n", None),
-        (DEBIAN, "installed\tnvidia-kernel-common\t20220217\ninstalled\tnvidia-modprobe\t535\n", None),
-        (DEBIAN, "installed\tnvidia-driver-pinning-580\t1\ninstalled\tnvidia-detect\t535\n", None),
+        ([("nvidia-open-kernel-dkms", "550.163.01-2")], "nvidia-open-kernel-dkms"),
+        ([("nvidia-kernel-dkms", "535.261.03-1", "deinstall ok config-files")], None),
+        ([("nvidia-kernel-dkms", "535.261.03-1", "install ok half-configured")], None),
+        ([("nvidia-kernel-common", "20220217"), ("nvidia-modprobe", "535.161.07-1")], None),
+        ([("nvidia-driver-pinning-580", "580-1"), ("nvidia-detect", "535.261.03-1")], None),
         (
-            'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n',
-            "installed\tnvidia-driver-580-server\t580.1\n"
-            "installed\tlinux-modules-nvidia-580-server-6.8.0-45-generic\t6.8\n",
+            [
+                ("nvidia-driver-580-server", "580.173.02-0ubuntu1"),
+                ("linux-modules-nvidia-580-server-6.8.0-45-generic", "6.8.0-45.45+1"),
+            ],
             "linux-modules-nvidia-580-server-6.8.0-45-generic",
         ),
-        (ROCKY, "installed\tkmod-nvidia-open-dkms\t580.65.06-1.el9\n", "kmod-nvidia-open-dkms"),
     ],
 )
-def test_the_drivers_package(facts: Gather, release: str, packages: str, expected: str | None) -> None:
-    found = facts(BASE, {"/etc/os-release": release}, packages=packages)["driver"]["package"]
+def test_the_drivers_package(facts: Gather, rows: list[tuple[str, ...]], expected: str | None) -> None:
+    found = facts(BASE, {"/etc/os-release": UBUNTU}, dpkg(*rows))["driver"]["package"]
     assert (found and found["name"]) == expected
-    if found:
-        assert found["manager"] == ("rpm" if release == ROCKY else "dpkg")
+    assert found is None or found["manager"] == "dpkg"
 
 
 def test_library_from_the_loaders_cache_and_never_the_32_bit_one(facts: Gather) -> None:
@@ -409,7 +458,7 @@ def test_a_run_file_is_foreign_and_its_log_alone_is_not(facts: Gather) -> None:
     assert facts(BASE, gpu, log, library, owned=True)["driver"]["foreign"] is None
     found = facts(BASE, gpu, log, library, owned=False)["driver"]
     assert found["foreign"] == {"kind": "run", "version": "550.54.14", "path": f"{LIB}/libcuda.so.1"}
-    tool = facts(BASE, gpu, {"/usr/bin/nvidia-uninstall": ""}, packages=PACKAGES)["driver"]
+    tool = facts(BASE, gpu, {"/usr/bin/nvidia-uninstall": ""}, PACKAGES)["driver"]
     assert tool["foreign"]["path"] == "/usr/bin/nvidia-uninstall"
     assert tool["verdict"] == "foreign (.run)"
 
@@ -423,7 +472,9 @@ def test_processes_that_hold_a_device(facts: Gather, tmp_path: Path, monkeypatch
     monkeypatch.setattr(truth_module, "_user", lambda path: "alice")
     assert facts(BASE)["processes"] == []  # no device files, no search
     found = facts({"/dev/nvidiactl": ""})["processes"]
-    assert found == [{"pid": pid, "name": "python3", "user": "alice"} for pid in (900, 4242)]
+    assert found == [
+        {"pid": pid, "name": "python3", "user": "alice", "container": None} for pid in (900, 4242)
+    ]
 
 
 def test_disks_stand_for_their_nearest_parent(facts: Gather, tmp_path: Path) -> None:
@@ -446,53 +497,58 @@ SECURE: Files = {
 GPU = pci("0000:18:00.0", "2330")
 SECOND = pci("0000:af:00.0", "1b80")
 CONTAINER: Files = {"/run/systemd/container": "docker"}
-LIBRARY: Files = {
-    f"{LIB}/libcuda.so.1": Link("libcuda.so.535.261.03"),
-    f"{LIB}/libcuda.so.535.261.03": b"\x7fELF\x02",
+OLD_LIBRARY: Files = {
+    f"{LIB}/libcuda.so.1": Link("libcuda.so.535.216.03"),
+    f"{LIB}/libcuda.so.535.216.03": b"\x7fELF\x02",
+}
+ON_DISK: Files = {f"/lib/modules/{RUNNING}/updates/dkms/nvidia-current.ko": PROPRIETARY}
+NOUVEAU: Files = {"/sys/module/nouveau/x": ""}
+NEWER_MODULE: Files = {
+    f"/boot/vmlinuz-{NEWER}": "",
+    f"/lib/modules/{NEWER}/updates/dkms/nvidia.ko": OPEN,
 }
 OTHER_MODULE: Files = {"/lib/modules/6.1.0-9-amd64/updates/dkms/nvidia.ko": OPEN}
 
 
 @pytest.mark.parametrize(
-    ("parts", "packages", "verdict", "reason"),
+    ("parts", "verdict", "reason"),
     [
-        ([GPU], "", "absent", "no NVIDIA driver"),
-        ([GPU, {"/sys/module/nouveau/x": ""}], "", "absent", "nouveau drives it"),
-        ([GPU, debian_driver()], PACKAGES, "reboot pending", "not loaded yet"),
-        ([GPU, debian_driver(), SECURE], PACKAGES, "blocked by Secure Boot", "key"),
-        ([GPU, debian_driver(), {"/sys/module/nouveau/x": ""}], PACKAGES, "nouveau active", "reboot"),
-        ([GPU, OTHER_MODULE], PACKAGES, "built for another kernel", "6.1.0-9-amd64"),
-        ([GPU], PACKAGES, "built for another kernel", "no kernel has its module"),
+        ([GPU], "absent", "no NVIDIA driver"),
+        ([GPU, NOUVEAU], "absent", "nouveau drives it"),
+        ([GPU, debian_driver(), PACKAGES], "reboot pending", "not loaded yet"),
+        ([GPU, debian_driver(), SECURE, PACKAGES], "blocked by Secure Boot", "key"),
+        ([GPU, debian_driver(), NOUVEAU, PACKAGES], "nouveau active", "reboot"),
+        ([GPU, OTHER_MODULE, PACKAGES], "built for another kernel", "6.1.0-9-amd64"),
+        ([GPU, PACKAGES], "built for another kernel", "no kernel has its module"),
         (
-            [GPU, {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/updates/dkms/nvidia.ko": OPEN}],
-            PACKAGES,
+            [GPU, {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/updates/dkms/nvidia.ko": OPEN}, PACKAGES],
             "reboot pending",
             f"{RUNNING} runs",
         ),
         # The running kernel has its module, the one that an upgrade brought has none.
         (
-            [LOADED, debian_driver(), {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/x": ""}],
-            PACKAGES,
+            [LOADED, debian_driver(), {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/x": ""}, PACKAGES],
             "built for another kernel",
             f"none for kernel {NEWER}",
         ),
-        ([LOADED, debian_driver("open")], PACKAGES, "reboot pending", "580.65.06 open is on disk"),
-        ([LOADED], PACKAGES, "library mismatch", "libcuda.so.1 is missing"),
-        ([GPU, {"/sys/module/nvidia/x": ""}], "", "library mismatch", "module of unknown version is loaded"),
+        ([LOADED, debian_driver("open"), PACKAGES], "reboot pending", "580.65.06 open is on disk"),
+        ([LOADED, ON_DISK, PACKAGES], "library mismatch", "libcuda.so.1 is missing"),
+        # Gone with a kernel that was removed: what is loaded is the last that there is.
+        ([LOADED, PACKAGES], "built for another kernel", "no kernel has its module on the disk"),
+        ([GPU, {"/sys/module/nvidia/x": ""}], "library mismatch", "module of unknown version is loaded"),
         (
-            [LOADED, {"/sys/module/nvidia/version": "535.216.03\n"}, LIBRARY],
-            PACKAGES,
+            [LOADED, ON_DISK, OLD_LIBRARY, PACKAGES],
             "library mismatch",
-            "libcuda is 535.261.03",
+            "libcuda is 535.216.03",
         ),
-        ([LOADED, debian_driver(), SECOND], PACKAGES, "wrong flavour", "0000:af:00.0 (10de:1b80)"),
-        ([LOADED, debian_driver(), SECOND, held_by("vfio-pci")], PACKAGES, "ok", "loaded"),
-        ([LOADED, debian_driver(), SECOND, held_by("nouveau")], PACKAGES, "nouveau active", "af:00"),
-        ([LOADED, debian_driver(), CONTAINER], PACKAGES, "not wanted", "container"),
+        ([LOADED, debian_driver(), SECOND, PACKAGES], "wrong flavour", "0000:af:00.0 (10de:1b80)"),
+        ([LOADED, debian_driver(), SECOND, held_by("vfio-pci"), PACKAGES], "ok", "loaded"),
+        ([LOADED, debian_driver(), SECOND, held_by("nouveau"), PACKAGES], "nouveau active", "af:00"),
+        ([LOADED, debian_driver(), CONTAINER, PACKAGES], "not wanted", "container"),
     ],
 )  # fmt: skip
-def test_verdicts(facts: Gather, parts: list[Files], packages: str, verdict: str, reason: str) -> None:
-    driver = facts(BASE, *parts, packages=packages)["driver"]
+def test_verdicts(facts: Gather, parts: list[Files], verdict: str, reason: str) -> None:
+    driver = facts(BASE, *parts)["driver"]
     assert driver["verdict"] == verdict
     assert reason in driver["reason"]
 
