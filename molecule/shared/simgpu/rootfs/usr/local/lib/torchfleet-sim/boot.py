@@ -11,6 +11,7 @@ first boot, from packages of the image; with loaded: false it waits for the next
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import os
@@ -35,6 +36,8 @@ SHIM_CUDA = "/opt/torchfleet-sim/lib/libsimcudart.so"
 MODULES = Path("/lib/modules")
 # Debian's nvidia-kernel-dkms and nvidia-open-kernel-dkms rename the module; NVIDIA's own packages do not.
 MODULE_FILES = ("nvidia-current", "nvidia-current-open", "nvidia")
+# In depmod's order; where DKMS puts modules, and the prebuilt ones of Ubuntu.
+MODULE_PLACES = ("updates/dkms", "updates", "extra", "kernel/nvidia-*")
 PCI_FIELDS = ("vendor", "device", "subsystem_vendor", "subsystem_device")
 
 
@@ -112,8 +115,8 @@ def preinstall(driver: Json) -> None:
 
 def module_on_disk(kernel: str) -> Json | None:
     """Return version and flavour of the nvidia module that would be loaded for a kernel."""
-    for name in MODULE_FILES:
-        for path in sorted((MODULES / kernel).glob(f"updates/dkms/{name}.ko*")):
+    for place, name in itertools.product(MODULE_PLACES, MODULE_FILES):
+        for path in sorted((MODULES / kernel).glob(f"{place}/{name}.ko*")):
             data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
             fields = dict(re.findall(rb"\0(version|license|vermagic)=([ -~]+)(?=\0)", data))
             # The kernel refuses a module that was built for another one.
@@ -255,7 +258,9 @@ def declare_loaded(module: Json | None, gpus: list[Json]) -> None:
             Path(f"/dev/nvidia{index}").touch()
         Path("/dev/nvidiactl").touch()
         (RUN / "loaded.conf").write_text("\n".join(lines) + "\n")
-    PRELOAD.write_text(f"{SHIM_KERNEL}\n" + (f"{SHIM_CUDA}\n" if module else ""))
+    # A shaped host has no shims: nothing computes there.
+    shims = [shim for shim in (SHIM_KERNEL, SHIM_CUDA if module else "") if Path(shim).is_file()]
+    PRELOAD.write_text("".join(f"{shim}\n" for shim in shims))
 
 
 def bind(source: Path, target: Path) -> None:
