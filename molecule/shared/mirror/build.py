@@ -57,6 +57,10 @@ TIMESTAMP = 1721865600
 CHANNELS = ("anaconda/pkgs/main", "anaconda/pkgs/r", "anaconda/cloud/conda-forge")
 INSTALLER_DIR = "anaconda/miniconda"
 INSTALLER = "Miniconda3-py311_{version}-0-Linux-x86_64.sh"
+# The same payload that gives itself out for an older conda: something to upgrade from.
+OLDER = "24.5.0"
+# Where Miniforge's installers lie on TUNA.
+MINIFORGE = "github-release/conda-forge/miniforge/Release {version}-0/Miniforge3-{version}-0-Linux-x86_64.sh"
 # Has the name of the product's pinned default and other content, so the pinned hash must refuse it.
 IMPOSTOR = "Miniconda3-py312_26.5.3-1-Linux-x86_64.sh"
 BASE_SPECS = ("conda", "python", "pip", "setuptools", "wheel")
@@ -601,12 +605,18 @@ def base_payload(image: str, packages: Sequence[Package], www: Path, python: str
     )
 
 
-def write_installer(payload: Path, target: Path, name: str, version: str) -> None:
+def write_installer(
+    payload: Path, target: Path, name: str, version: str, channels: str = "", renumber: str = ""
+) -> None:
+    """channels: what it puts into its .condarc; renumber: "FROM TO", the version of conda to pretend."""
     header = (FILES / "installer.sh").read_text()
     data = payload.read_bytes()
     values = {
         "@NAME@": name,
         "@VERSION@": version,
+        "@CHANNELS@": channels,
+        "@RENUMBER@": renumber,
+        "@CONDA@": re.sub(r"^py\d+_|-\d+$", "", version),
         "@PAYLOAD_SHA256@": hashlib.sha256(data).hexdigest(),
         "@PAYLOAD_SIZE@": str(len(data)),
         "@LINES@": str(header.count("\n") + 1),
@@ -695,6 +705,11 @@ def build_into(part: Path, cache: Path, downloads: Path, image: str, key: str) -
     name = INSTALLER.format(version=version)
     installer = www / INSTALLER_DIR / name
     write_installer(payload, installer, "Miniconda3", name.removesuffix("-Linux-x86_64.sh").split("-", 1)[1])
+    older = installer.with_name(INSTALLER.format(version=OLDER))
+    write_installer(payload, older, "Miniconda3", f"py311_{OLDER}-0", renumber=f"{version} {OLDER}")
+    installer.with_name("Miniconda3-latest-Linux-x86_64.sh").hardlink_to(installer)
+    miniforge = www / MINIFORGE.format(version=version)
+    write_installer(payload, miniforge, "Miniforge3", f"{version}-0", channels="conda-forge")
     payload.unlink()
     write_faults(www, installer)
     description = {
@@ -705,6 +720,7 @@ def build_into(part: Path, cache: Path, downloads: Path, image: str, key: str) -
             "sha256": sha256_of(installer),
             "size": installer.stat().st_size,
         },
+        "others": {path.name: sha256_of(path) for path in (older, miniforge)},
         "impostor": {"file": IMPOSTOR, "path": f"/{INSTALLER_DIR}/{IMPOSTOR}"},
         "conda_version": version,
         "python_versions": [item["version"] for item in pins["cpython"]],

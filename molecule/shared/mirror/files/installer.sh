@@ -89,6 +89,24 @@ printf 'PREFIX=%s\nUnpacking payload ...\n' "$PREFIX"
 tail -n +@LINES@ "$THIS_PATH" | tar -xzf - -C "$PREFIX" --no-same-owner || exit 1
 "$PREFIX/bin/python" -I -B "$PREFIX/.relocate.py" "$PREFIX" || exit 1
 rm -f "$PREFIX/.relocate.py" "$PREFIX/.relocate.json"
+channels="@CHANNELS@"
+[ -z "$channels" ] || printf 'channels:\n  - %s\n' "$channels" >"$PREFIX/.condarc"
+# "FROM TO": gives itself out for another version of conda.
+renumber="@RENUMBER@"
+if [ -n "$renumber" ]; then
+    from=${renumber% *}
+    to=${renumber#* }
+    site=$(echo "$PREFIX"/lib/python3.*/site-packages/conda)
+    sed -i "s/$from/$to/g" "$site/_version.py"
+    rm -f "$site"/__pycache__/_version.*.pyc
+    for record in "$PREFIX/conda-meta/conda-$from"-*.json; do
+        sed "s/$from/$to/g" "$record" >"$PREFIX/conda-meta/conda-$to-${record##*-}"
+    done
+fi
+# An update replaces the record of the conda that was there.
+for record in "$PREFIX"/conda-meta/conda-[0-9]*.json; do
+    case "$record" in */conda-@CONDA@-*) ;; *) rm -f "$record" ;; esac
+done
 [ "$KEEP_PKGS" = 1 ] || find "$PREFIX/pkgs" -maxdepth 1 -name '*.conda' -delete
 printf 'installation finished.\n'
 
