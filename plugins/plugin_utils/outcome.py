@@ -83,7 +83,7 @@ def _short(failure: str) -> str:
 
 def _decisive(planned: Json | None, plan: Json | None) -> list[str]:
     """Why it is this torch and not a newer one: what the newest lost by, or else what won."""
-    reasons = [text for text in (plan or {}).get("reasons", []) if "torch " in text]
+    reasons = [row["text"] for row in (plan or {}).get("reasons", []) if "torch " in row["text"]]
     name = planned["name"] if planned else None
     own = [text for text in reasons if text.startswith(f"{name}: ")] or reasons
     return [re.sub(r" \(likewise [^)]*\)", "", own[0])] if own else []

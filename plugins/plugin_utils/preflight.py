@@ -9,30 +9,35 @@ from typing import Any
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
     Problem,
     mapping,
+    note,
     problem,
     sequence,
 )
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.wish import DRIVER_KEYS
 
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 RESERVED = ("base", "root")
 PREFIX = re.compile(r"/[A-Za-z0-9._/+-]+\Z")
 # Of these the planner tells more exactly than their types do.
-PLANNED = re.compile("pytorch_environments|pytorch_sources|nvidia_driver_(state|branch|flavour|repository)")
+PLANNED = re.compile("pytorch_environments|pytorch_sources|nvidia_driver_(" + "|".join(DRIVER_KEYS) + r")\b")
+# Kinds of sources that are channels of a mirror of Anaconda's.
+CLOUDS = {"conda-forge": "conda-forge", "pytorch-channel": "pytorch"}
 # A group of mirrors that is one of pytorch_sources; the plan can do without it.
 SOURCE = "pytorch_sources: "
 
 
 def wish(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The wish of docs/contracts.md; what is malformed goes on as it is, for the planner to tell."""
-    urls: dict[str, list[Any]] = {"pypi": sequence(variables["mirrors_pypi_urls"])}
+    clouds = [f"{str(url).rstrip('/')}/cloud" for url in sequence(variables["mirrors_anaconda_urls"])]
+    urls: dict[str, list[Any]] = {
+        "pypi": sequence(variables["mirrors_pypi_urls"]),
+        **{kind: [f"{cloud}/{name}" for cloud in clouds] for kind, name in CLOUDS.items()},
+    }
     for row in sequence(variables["mirrors_torch_indexes"]):
         urls.setdefault(str(mapping(row).get("kind")), []).append(mapping(row).get("url"))
     return {
-        "driver": {
-            key: variables[f"nvidia_driver_{key}"]
-            for key in ("state", "branch", "flavour", "repository", "allow_in_container")
-        },
+        "driver": {key: variables[f"nvidia_driver_{key}"] for key in DRIVER_KEYS},
         "environments": variables["pytorch_environments"],
         "sources": [
             # A source without URLs takes those of the mirrors of its kind.
@@ -88,11 +93,16 @@ def mirror_groups(
                 or not all(str(url).startswith(("http://", "https://")) for url in source["urls"])
             ):
                 continue
+            path, expect = "", ".whl"
+            if source["kind"] == "index":
+                path = f"{environment['variant']}/torch/"
+            elif source["kind"] in CLOUDS:
+                path, expect = "noarch/repodata.json", '"subdir"'
             group = {
                 "name": SOURCE + source["name"],
                 "urls": source["urls"],
-                "path": f"{environment['variant']}/torch/" if source["kind"] == "index" else "",
-                "expect": ".whl",
+                "path": path,
+                "expect": expect,
             }
             if group not in groups:
                 groups.append(group)
@@ -104,10 +114,18 @@ def silent(probed: Mapping[str, Any]) -> dict[str, str]:
     return {name: "; ".join(group["failures"]) for name, group in probed.items() if not group["url"]}
 
 
-def silent_sources(probed: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Those of pytorch_sources that do not answer: the name, and what was found."""
+def silent_sources(probed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of pytorch_sources that do not answer: the name, what was found, and the warning for the plan."""
     return [
-        {"name": name[len(SOURCE) :], "found": found}
+        {
+            "name": name[len(SOURCE) :],
+            "found": found,
+            "warning": note(
+                "silent_source",
+                f"{name[len(SOURCE) :]} does not answer: {found}",
+                "name a mirror that the host can reach, or set mirrors_proxy",
+            ),
+        }
         for name, found in silent(probed).items()
         if name.startswith(SOURCE)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import marshal
 from collections.abc import Iterable
 from typing import Any, TypedDict
 
@@ -21,10 +22,22 @@ def problem(code: str, what: str, found: object, expected: str, fix: str) -> Pro
     return Problem(
         code=code,
         what=what,
-        found=found if isinstance(found, str) else repr(found),
+        found=found if isinstance(found, str) and found.strip() else repr(found),
         expected=expected,
         fix=fix,
     )
+
+
+class Note(TypedDict):
+    """A reason or a warning of a plan; ``remedy`` says what would change it."""
+
+    code: str
+    text: str
+    remedy: str | None
+
+
+def note(code: str, text: str, remedy: str | None = None) -> Note:
+    return Note(code=code, text=text, remedy=remedy)
 
 
 def plain(value: Any) -> Any:
@@ -42,6 +55,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     return str(value)
+
+
+def canonical(value: Any) -> bytes:
+    """The value as bytes, equal where the values are; ``marshal.loads`` makes built-in types of them.
+
+    Version 2 of the format keeps no references, which would depend on how often an object is used.
+    """
+    try:
+        return marshal.dumps(value, 2)
+    except ValueError:  # not of built-in types alone
+        return marshal.dumps(plain(value), 2)
+
+
+def builtin(value: Any) -> Any:
+    """The value itself where it is of built-in types alone, else a copy that is."""
+    try:
+        marshal.dumps(value, 2)
+    except ValueError:
+        return plain(value)
+    return value
 
 
 def mapping(value: Any) -> dict[str, Any]:

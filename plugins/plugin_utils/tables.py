@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import calendar
+import datetime
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from packaging.version import Version
 
 DATA = Path(__file__).resolve().parent / "data"
 CPU = "cpu"
+WHEEL = "wheel"  # the kind of a build that pip installs; else it is the kind of a conda channel
 
 
 def capability(text: str) -> tuple[int, int]:
@@ -25,15 +29,17 @@ def capability(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What one or more compute capabilities ask of the driver."""
+    """What one or more compute capabilities ask of the driver, and of CUDA."""
 
     name: str
     first_driver: str | None  # as NVIDIA writes it
     last_branch: int | None
     flavours: tuple[str, ...]
+    first_cuda: str | None
+    last_cuda: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """One kind of GPU. ``listed`` is false where the id was judged by its neighbours."""
 
@@ -42,6 +48,7 @@ class Model:
     capability: str
     architecture: Architecture
     listed: bool
+    data_centre: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +58,14 @@ class Build:
     release: Release
     variant: str
     cuda: str | None
-    capabilities: Mapping[str, frozenset[str]]  # by machine
+    capabilities: Mapping[str, frozenset[str] | None]  # by machine; None: nobody has read them
     nominal: frozenset[str]
     confidence: Mapping[str, str]  # by machine
+    ptx: frozenset[str] = frozenset()  # capabilities whose code the driver can compile for newer GPUs
+    source: str = ""
+    glibc: Mapping[str, Version] = field(default_factory=dict)  # by machine
+    specs: Mapping[str, str] = field(default_factory=dict)  # conda's, by package
+    beside: tuple[str, ...] = ()  # specs that go along
 
     @property
     def name(self) -> str:
@@ -73,26 +85,80 @@ class Release:
     torchvision: str | None
     torchaudio: str | None
     pypi: Mapping[str, str]  # the variant on PyPI, by machine
+    kind: str = WHEEL
     builds: tuple[Build, ...] = ()
 
+    def companion(self, package: str) -> str | None:
+        return {"torch": self.torch, "torchvision": self.torchvision, "torchaudio": self.torchaudio}[package]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How a repository names the packages of a driver; {branch} and {kernel} are to be filled in."""
+
+    packages: Mapping[str, Mapping[str, tuple[str, ...]]]  # by modules (dkms, prebuilt), by flavour
+    stream: Mapping[str, str]  # dnf's, by flavour
+    fabric_manager: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Offer:
     """A driver that a repository of an operating system carries."""
 
+    repository: str
     branch: str
     version: Version
     text: str
     machines: tuple[str, ...]
-    packages: Mapping[str, tuple[str, ...]]  # by flavour
+    layout: Layout
+    confidence: str
+    source: str
+    moves_to: str | None = None  # the archive itself replaces the branch by this one
+
+    @property
+    def packages(self) -> Mapping[str, tuple[str, ...]]:
+        """By flavour, for modules that are built on the host."""
+        return self.layout.packages["dkms"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
     id: str
     version: str
     name: str
+    glibc: str
     repositories: Mapping[str, tuple[Offer, ...]]
+    layouts: Mapping[str, str]  # names, by repository
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        return tuple(
+            dict.fromkeys(m for offers in self.repositories.values() for o in offers for m in o.machines)
+        )
+
+
+@dataclass(frozen=True)
+class Compat:
+    """A forward-compatibility package: a newer libcuda beside an older driver."""
+
+    package: str
+    cuda: str
+    as_driver: Version
+    branches: tuple[str, ...]
+    confidence: str
+
+
+@dataclass(frozen=True)
+class Branch:
+    kind: str | None
+    eol: str | None  # a month
+
+    @cached_property
+    def end(self) -> datetime.date | None:
+        if not self.eol:
+            return None
+        year, month = (int(part) for part in self.eol.split("-"))
+        return datetime.date(year, month, calendar.monthrange(year, month)[1])
 
 
 @cache
@@ -112,6 +178,8 @@ def architectures() -> dict[str, Architecture]:
             first_driver=first,
             last_branch=int(last) if last else None,
             flavours=tuple(row["flavours"]),
+            first_cuda=row["first_cuda"],
+            last_cuda=row["last_cuda"],
         )
         table.update(dict.fromkeys(row["capabilities"], architecture))
     return table
@@ -153,10 +221,18 @@ def model(device: str) -> Model | None:
     cc = chips[chip]["capability"]
     architecture = architectures()[cc]
     if device in _products():
-        architecture = Architecture(
-            architecture.name, architecture.first_driver, architecture.last_branch, _products()[device]
-        )
-    return Model(device, name or f"unnamed {chip}", cc, architecture, listed)
+        architecture = replace(architecture, flavours=_products()[device])
+    centre = re.match(_load("gpus.yml")["data_centre"]["names"], name or "") is not None
+    return Model(device, name or f"unnamed {chip}", cc, architecture, listed, centre)
+
+
+@cache
+def id_range(device: str) -> str:
+    """What the range of an id tells where neither the id nor its block is known."""
+    for row in _load("gpus.yml")["ranges"]["rows"]:
+        if row["first"] <= device <= row["last"]:
+            return str(row["text"])
+    return ""
 
 
 @cache
@@ -182,6 +258,9 @@ def releases() -> tuple[Release, ...]:
                 capabilities={m: frozenset(cc) for m, cc in item["capabilities"].items()},
                 nominal=frozenset(item.get("nominal", ())),
                 confidence=item["confidence"],
+                ptx=frozenset(item.get("ptx", ())),
+                source=item["source"],
+                glibc={**release.glibc, **{m: Version(text) for m, text in item.get("glibc", {}).items()}},
             )
             for item in row["builds"]
         ]
@@ -194,11 +273,72 @@ def releases() -> tuple[Release, ...]:
                     capabilities=dict.fromkeys(machines, frozenset()),
                     nominal=frozenset(),
                     confidence=dict.fromkeys(machines, "high"),
+                    glibc=release.glibc,
                 )
             )
         object.__setattr__(release, "builds", tuple(builds))  # the two refer to each other
         found.append(release)
     return tuple(sorted(found, key=lambda item: item.version, reverse=True))
+
+
+def _filled(texts: Mapping[str, str], values: Mapping[str, str | None]) -> dict[str, str]:
+    """Those of the templates whose own package has a version."""
+    return {package: text.format(**values) for package, text in texts.items() if values[package]}
+
+
+def _channel_builds(release: Release, wheels: Release, table: Any, row: Any) -> Iterator[Build]:
+    versions = {name: release.companion(name) for name in ("torch", "torchvision", "torchaudio")}
+    known = {build.cuda: build for build in wheels.builds}
+    for cuda in [*row["cuda"], None]:
+        values = {**versions, "cuda": cuda or "", "digits": (cuda or "").replace(".", "")}
+        capabilities: dict[str, frozenset[str] | None] = dict.fromkeys(row["machines"], frozenset())
+        if cuda and table["capabilities"] == "wheels":
+            capabilities = {machine: known[cuda].capabilities[machine] for machine in row["machines"]}
+        elif cuda:
+            capabilities = dict.fromkeys(row["machines"], None)
+        yield Build(
+            release=release,
+            variant=f"cu{values['digits']}" if cuda else CPU,
+            cuda=cuda,
+            capabilities=capabilities,
+            nominal=known[cuda].nominal if cuda in known else frozenset(),
+            confidence=dict.fromkeys(row["machines"], row["confidence"]),
+            source=row.get("source", table["source"]),
+            glibc=release.glibc,
+            specs=_filled(table["specs" if cuda else "cpu_specs"], values),
+            beside=tuple(text.format(**values) for text in table["beside" if cuda else "cpu_beside"]),
+        )
+
+
+@cache
+def channel(kind: str) -> dict[Version, Release]:
+    """The releases of a kind of conda channel."""
+    (table,) = (table for table in _load("channels.yml")["channels"] if table["kind"] == kind)
+    wheels = {release.torch: release for release in releases()}
+    found = {}
+    for row in table["releases"]:
+        like = wheels[row["torch"]]
+        release = Release(
+            torch=row["torch"],
+            version=like.version,
+            python={
+                machine: tuple(tag for tag in like.python[machine] if not tag.endswith("t"))
+                for machine in row["machines"]
+            },
+            glibc=like.glibc,
+            torchvision=row.get("torchvision", like.torchvision) if "torchvision" in table["specs"] else None,
+            torchaudio=row.get("torchaudio", like.torchaudio) if "torchaudio" in table["specs"] else None,
+            pypi={},
+            kind=kind,
+        )
+        object.__setattr__(release, "builds", tuple(_channel_builds(release, like, table, row)))
+        found[release.version] = release
+    return found
+
+
+@cache
+def channel_kinds() -> tuple[str, ...]:
+    return tuple(table["kind"] for table in _load("channels.yml")["channels"])
 
 
 @cache
@@ -227,9 +367,28 @@ def minimum_driver(cuda: str) -> tuple[Version, str]:
 
 
 @cache
-def branches() -> dict[str, str | None]:
-    """Driver branches with the month ("2028-06") in which their support ends; None when unknown."""
-    return {row["branch"]: row["eol"] for row in _load("drivers.yml")["branches"]}
+def toolkit_driver(cuda: str) -> tuple[Version, str] | None:
+    """The driver that compiles PTX of this CUDA version; None when the tables do not tell."""
+    text = _load("cuda.yml")["toolkit_driver"]["linux"].get(cuda)
+    return (Version(text), text) if text else None
+
+
+@cache
+def forward_compat(branch: str) -> Compat | None:
+    """The newest forward-compatibility package that a driver of this branch takes."""
+    rows = [row for row in _load("cuda.yml")["forward_compat"] if branch in row["branches"]]
+    if not rows:
+        return None
+    row = max(rows, key=lambda item: capability(item["cuda"]))
+    return Compat(
+        row["package"], row["cuda"], Version(row["as_driver"]), tuple(row["branches"]), row["confidence"]
+    )
+
+
+@cache
+def branches() -> dict[str, Branch]:
+    """Driver branches: their kind, and the month ("2028-06") in which their support ends."""
+    return {row["branch"]: Branch(row["kind"], row["eol"]) for row in _load("drivers.yml")["branches"]}
 
 
 @cache
@@ -243,25 +402,74 @@ def shipped_flavours(branch: int) -> tuple[str, ...]:
 
 
 @cache
-def systems() -> tuple[System, ...]:
-    return tuple(
-        System(
-            id=row["id"],
-            version=row["version"],
-            name=row["name"],
-            repositories={
-                name: tuple(
-                    Offer(
-                        branch=offer["branch"],
-                        version=Version(offer["version"]),
-                        text=offer["version"],
-                        machines=tuple(offer["machines"]),
-                        packages={flavour: tuple(names) for flavour, names in offer["packages"].items()},
-                    )
-                    for offer in offers
-                )
-                for name, offers in row["repositories"].items()
-            },
-        )
-        for row in _load("systems.yml")["systems"]
+def layout(name: str, branch: int) -> Layout:
+    """The packages of a branch in a repository of this layout."""
+    row = [row for row in _load("systems.yml")["layouts"][name] if int(row["from"]) <= branch][-1]
+    return Layout(
+        packages={
+            modules: {flavour: tuple(names) for flavour, names in row[modules].items()}
+            for modules in ("dkms", "prebuilt")
+            if modules in row
+        },
+        stream=row.get("stream", {}),
+        fabric_manager=tuple(row.get("fabric_manager", ())),
     )
+
+
+def _offers(repository: str, table: Any, rows: Any) -> tuple[Offer, ...]:
+    return tuple(
+        Offer(
+            repository=repository,
+            branch=row["branch"],
+            version=Version(row["version"]),
+            text=row["version"],
+            machines=tuple(table["machines"]),
+            layout=layout(row.get("layout", table["layout"]), int(row["branch"])),
+            confidence=row["confidence"],
+            source=row["source"],
+            moves_to=row.get("moves_to"),
+        )
+        for row in rows
+    )
+
+
+@cache
+def keeps_older() -> tuple[str, ...]:
+    """The repositories in which older versions of a branch stay."""
+    return tuple(_load("systems.yml")["keeps_older"]["repositories"])
+
+
+@cache
+def systems() -> tuple[System, ...]:
+    data = _load("systems.yml")
+    found = []
+    for row in data["systems"]:
+        repositories = {}
+        if row["distribution"]:
+            repositories["distribution"] = _offers(
+                "distribution", row["distribution"], row["distribution"]["offers"]
+            )
+        if row["nvidia"]:
+            repositories["nvidia"] = _offers("nvidia", row["nvidia"], data["nvidia"])
+        layouts = {name: row[name]["layout"] for name in repositories}
+        found += [
+            System(
+                name,
+                row["version"],
+                f"{title} {row['version']}",
+                row["glibc"]["version"],
+                repositories,
+                layouts,
+            )
+            for name, title in row["ids"].items()
+        ]
+    return tuple(found)
+
+
+@cache
+def system(name: str, version: str) -> System | None:
+    """By ID and VERSION_ID of os-release; 9.4 is a 9."""
+    for item in systems():
+        if name == item.id and (version == item.version or version.startswith(item.version + ".")):
+            return item
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
@@ -22,12 +23,6 @@ _COLLECT = "collect the host's truth again with torchfleet.gpu.gpu_facts, or cor
 
 
 @dataclass(frozen=True)
-class Gpu:
-    slot: str | None
-    model: tables.Model
-
-
-@dataclass(frozen=True)
 class Installed:
     """The driver that runs after the next boot; ``module`` is false when there is only a package."""
 
@@ -35,6 +30,8 @@ class Installed:
     text: str
     flavour: str | None
     module: bool
+    foreign: bool  # not put there by the package manager
+    package: str | None
 
     @property
     def branch(self) -> str:
@@ -49,20 +46,27 @@ class Host:
     has_glibc: bool
     virtualization: str
     secure_boot: bool
-    gpus: tuple[Gpu, ...]
+    kernels: tuple[str, ...]
+    gpus: tuple[tables.Model, ...]
     all_known: bool  # false when a GPU could not be told
+    nvswitches: bool
     driver: Installed | None
+    unreadable: str | None  # a driver is there whose version cannot be read
     loaded: str | None
     verdict: str | None
     reason: str | None
+
+    @property
+    def models(self) -> tuple[tables.Model, ...]:
+        """Each kind once."""
+        return tuple(dict.fromkeys(self.gpus))
 
 
 def _os(truth: dict[str, Any], problems: list[Problem]) -> tables.System | None:
     row = mapping(truth.get("os"))
     name, version = text(row.get("id")), text(row.get("version"))
-    for system in tables.systems():
-        if (system.id, system.version) == (name, version):
-            return system
+    if name and version and (system := tables.system(name, version)):
+        return system
     problems.append(
         problem(
             "unknown_os",
@@ -97,14 +101,22 @@ def _glibc(truth: dict[str, Any], problems: list[Problem]) -> Version | None:
     if value is None:
         return None
     try:
-        return Version(value if isinstance(value, str) else "")
+        return _parsed(value if isinstance(value, str) else "")
     except InvalidVersion:
         problems.append(problem("bad_truth", "glibc", value, 'a version in quotes such as "2.36"', _COLLECT))
         return None
 
 
-def _gpus(truth: dict[str, Any], problems: list[Problem]) -> tuple[tuple[Gpu, ...], bool]:
+@lru_cache(maxsize=4096)
+def _parsed(value: str) -> Version:
+    return Version(value)
+
+
+def _gpus(
+    truth: dict[str, Any], problems: list[Problem]
+) -> tuple[tuple[tables.Model, ...], tuple[str | None, ...], bool]:
     gpus = []
+    slots = []
     known = True
     for number, item in enumerate(sequence(truth.get("gpus"))):
         row = mapping(item)
@@ -124,38 +136,58 @@ def _gpus(truth: dict[str, Any], problems: list[Problem]) -> tuple[tuple[Gpu, ..
                 problem(
                     "unknown_gpu",
                     what,
-                    f"PCI id 10de:{device}",
+                    f"PCI id 10de:{device}: {tables.id_range(device)}",
                     "an id of the tables, or one from a block of ids that they know",
                     "update the collection; or add the id, with its source, to "
                     "plugins/plugin_utils/data/pci_gpus.json",
                 )
             )
             continue
-        gpus.append(Gpu(slot, model))
-    return tuple(gpus), known
+        gpus.append(model)
+        slots.append(slot)
+    return tuple(gpus), tuple(slots), known
 
 
 def _version(row: Any) -> tuple[Version, str] | None:
     match = _DRIVER.match(text(mapping(row).get("version")) or "")
-    return (Version(match[1]), match[1]) if match else None
+    return (_parsed(match[1]), match[1]) if match else None
 
 
-def _installed(driver: dict[str, Any]) -> Installed | None:
+def _installed(driver: dict[str, Any]) -> tuple[Installed | None, str | None]:
+    """The driver, and what is there but cannot be read."""
+    unreadable = None
     for key in ("on_disk", "loaded", "package"):
-        if found := _version(driver.get(key)):
-            flavour = text(mapping(driver.get(key)).get("flavour"))
-            return Installed(*found, flavour, key != "package")
-    return None
+        row = mapping(driver.get(key))
+        if found := _version(row):
+            return Installed(
+                *found,
+                flavour=text(row.get("flavour")),
+                module=key != "package",
+                foreign=bool(driver.get("foreign")),
+                package=text(mapping(driver.get("package")).get("name")),
+            ), unreadable
+        if row and not unreadable:
+            unreadable = text(row.get("path")) or text(row.get("name")) or key
+    return None, unreadable
 
 
-def read(value: Any) -> tuple[Host, list[Problem]]:
+def _kernels(truth: dict[str, Any]) -> tuple[str, ...]:
+    row = mapping(truth.get("kernel"))
+    names = (row.get("running"), row.get("next"), *sequence(row.get("installed")))
+    return tuple(dict.fromkeys(name for name in map(text, names) if name))
+
+
+def read(value: Any) -> tuple[Host, tuple[str | None, ...], list[Problem]]:
+    """The host, the slots of its GPUs, and what is wrong with the truth."""
     problems: list[Problem] = []
     truth = mapping(value)
     if truth.get("schema") != 1:
         found = truth.get("schema", value)
         problems.append(problem("bad_truth", "the truth's schema", found, "1", _COLLECT))
     driver = mapping(truth.get("driver"))
-    gpus, known = _gpus(truth, problems)
+    gpus, slots, known = _gpus(truth, problems)
+    installed, unreadable = _installed(driver)
+    switches = truth.get("nvswitches")
     loaded = _version(driver.get("loaded"))
     host = Host(
         system=_os(truth, problems),
@@ -164,11 +196,14 @@ def read(value: Any) -> tuple[Host, list[Problem]]:
         has_glibc=truth.get("glibc", "") is not None,
         virtualization=text(mapping(truth.get("virtualization")).get("type")) or "none",
         secure_boot=truth.get("secure_boot") is True,
+        kernels=_kernels(truth),
         gpus=gpus,
         all_known=known,
-        driver=_installed(driver),
+        nvswitches=isinstance(switches, int) and switches > 0,
+        driver=installed,
+        unreadable=unreadable,
         loaded=loaded[1] if loaded else None,
         verdict=text(driver.get("verdict")),
         reason=text(driver.get("reason")),
     )
-    return host, problems
+    return host, slots, problems

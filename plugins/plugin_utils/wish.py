@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import marshal
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
     Problem,
+    canonical,
     closest,
+    plain,
     problem,
 )
 from packaging.requirements import InvalidRequirement, Requirement
@@ -19,7 +23,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 AUTO = "auto"
-KINDS = ("pypi", "index", "find_links")
+KINDS = ("pypi", "index", "find_links", "bundle", *tables.channel_kinds())
+PYTORCH_CHANNEL = "pytorch-channel"
+LAYOUTS = ("nvidia", "distribution")
 # How messages call the parts of the wish; a face whose users know them by other names passes those.
 PATHS = {
     "driver": "driver.",
@@ -29,15 +35,30 @@ PATHS = {
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON = re.compile(r"3\.\d+(\.\d+)?")
+_DRIVER = re.compile(r"\d{3}(\.\d+){1,2}")
 _URL = re.compile(r"(https?://[^\s/]+\S*|file:///\S+|/\S+)")
+
+
+@dataclass(frozen=True)
+class LocalDriver:
+    """What the owner's own repository carries; its packages are named as those of another repository."""
+
+    version: str
+    layout: str
 
 
 @dataclass(frozen=True)
 class DriverWish:
     state: str = AUTO
+    upgrade: bool = False
     branch: str = AUTO
+    version: str = AUTO
     flavour: str = AUTO
     repository: str = AUTO
+    modules: str = AUTO
+    forward_compat: bool = False
+    adopt: bool = False
+    local: tuple[LocalDriver, ...] = ()
     allow_in_container: bool = False
     prefix: str = PATHS["driver"]
 
@@ -53,8 +74,13 @@ class EnvironmentWish:
     torch: str = AUTO
     range: SpecifierSet = field(default_factory=SpecifierSet)
     variant: str = AUTO
-    torchvision: bool = False
-    torchaudio: bool = False
+    companions: tuple[
+        tuple[str, str | None], ...
+    ] = ()  # torchvision, torchaudio: a version or None for the fitting
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return ("torch", *(name for name, _version in self.companions))
 
 
 @dataclass(frozen=True)
@@ -73,9 +99,14 @@ class Source:
     urls: tuple[str, ...]
     variants: tuple[str, ...] = ()  # () = every variant
     carries: tuple[Wheel, ...] | None = None  # None = not narrowed
+    nvidia_urls: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        return "conda" if self.kind in tables.channel_kinds() else "pip"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wish:
     driver: DriverWish
     environments: tuple[EnvironmentWish, ...]
@@ -103,7 +134,7 @@ class _Reader:
             if key not in known:
                 guess = closest(str(key), known)
                 self.fault(
-                    f"{prefix}{key}",
+                    f"{prefix}{key}" if str(key).strip() else f"a key of {path} without a name",
                     value[key],
                     "one of the keys " + ", ".join(known),
                     f"did you mean {guess}?" if guess else f"remove {key}",
@@ -158,19 +189,71 @@ class _Reader:
         seen.setdefault(name, path)
 
 
+DRIVER_KEYS = (
+    "state", "upgrade", "branch", "version", "flavour", "repository", "modules", "forward_compat", "adopt",
+    "local", "allow_in_container",
+)  # fmt: skip
+
+
 def _driver(reader: _Reader, value: Any, prefix: str) -> DriverWish:
-    known = ("state", "branch", "flavour", "repository", "allow_in_container")
-    row = reader.mapping({} if value is None else value, "driver", known, prefix)
-    return DriverWish(
-        state=reader.choice(row.get("state"), f"{prefix}state", (AUTO, "present", "keep", "none")),
-        branch=reader.choice(row.get("branch"), f"{prefix}branch", (AUTO, *tables.branches())),
-        flavour=reader.choice(row.get("flavour"), f"{prefix}flavour", (AUTO, "open", "proprietary")),
-        repository=reader.choice(
-            row.get("repository"), f"{prefix}repository", (AUTO, "distribution", "nvidia")
-        ),
-        allow_in_container=reader.flag(row.get("allow_in_container"), f"{prefix}allow_in_container"),
+    row = reader.mapping({} if value is None else value, "driver", DRIVER_KEYS, prefix)
+
+    def choice(key: str, *choices: str) -> str:
+        return reader.choice(row.get(key), prefix + key, (AUTO, *choices))
+
+    def flag(key: str) -> bool:
+        return reader.flag(row.get(key), prefix + key)
+
+    wish = DriverWish(
+        state=choice("state", "present", "keep", "none", "absent"),
+        upgrade=flag("upgrade"),
+        branch=choice("branch", *tables.branches()),
+        version=_driver_version(reader, row.get("version"), f"{prefix}version"),
+        flavour=choice("flavour", "open", "proprietary"),
+        repository=choice("repository", "distribution", "nvidia", "local"),
+        modules=choice("modules", "dkms", "prebuilt"),
+        forward_compat=flag("forward_compat"),
+        adopt=flag("adopt"),
+        local=tuple(_local(reader, row.get("local"), f"{prefix}local")),
+        allow_in_container=flag("allow_in_container"),
         prefix=prefix,
     )
+    if AUTO not in (wish.branch, wish.version) and wish.version.split(".")[0] != wish.branch:
+        reader.fault(
+            f"{prefix}version", wish.version, f"a version of the branch {wish.branch}",
+            f"drop one of the two, or set {prefix}branch to {wish.version.split('.')[0]}", "contradiction",
+        )  # fmt: skip
+    if wish.repository == "local" and not wish.local:
+        reader.fault(
+            f"{prefix}repository", "local", f"what that repository carries in {prefix}local",
+            f"list it there, as {{version: ..., layout: nvidia}}, or set {prefix}repository to auto",
+            "contradiction",
+        )  # fmt: skip
+    return wish
+
+
+def _driver_version(reader: _Reader, value: Any, path: str) -> str:
+    if value is None or value == AUTO:
+        return AUTO
+    if isinstance(value, str) and _DRIVER.fullmatch(value):
+        return value
+    reader.fault(
+        path, value, 'auto or a whole version in quotes such as "580.95.05"', "write all parts, quoted"
+    )
+    return AUTO
+
+
+def _local(reader: _Reader, value: Any, path: str) -> Iterator[LocalDriver]:
+    for number, item in enumerate(reader.rows(value, path)):
+        here = f"{path}[{number}]"
+        before = len(reader.problems)
+        row = reader.mapping(item, here, ("version", "layout"), f"{here}.")
+        version = _driver_version(reader, row.get("version"), f"{here}.version")
+        layout = reader.choice(row.get("layout"), f"{here}.layout", LAYOUTS)
+        if version == AUTO and len(reader.problems) == before:
+            reader.fault(f"{here}.version", row.get("version"), "a whole version", "give it")
+        if len(reader.problems) == before:
+            yield LocalDriver(version, LAYOUTS[0] if layout == AUTO else layout)
 
 
 def _torch(reader: _Reader, value: Any, path: str) -> tuple[str, SpecifierSet, str | None]:
@@ -186,15 +269,41 @@ def _torch(reader: _Reader, value: Any, path: str) -> tuple[str, SpecifierSet, s
         version = Version(value)
     except InvalidVersion:
         try:
-            return value, SpecifierSet(value), None
+            wanted = SpecifierSet(value)
         except InvalidSpecifier:
+            wanted = SpecifierSet()
+        if not len(wanted):
             reader.fault(path, value, expected, "write auto, one version, or a range")
             return AUTO, SpecifierSet(), None
+        tagged = [item for item in wanted if "+" in item.version]
+        if not tagged:
+            return value, wanted, None
+        if len(wanted) > 1 or tagged[0].operator not in ("==", "==="):
+            reader.fault(path, value, expected, f'write a pin with a variant as "{tagged[0].version}"')
+            return AUTO, SpecifierSet(), None
+        return _torch(reader, tagged[0].version, path)
     if all(release.version != Version(version.public) for release in tables.releases()):
         known = ", ".join(release.torch for release in tables.releases())
         reader.fault(path, value, f"a release that the tables know: {known}", "take one of those")
         return AUTO, SpecifierSet(), None
     return value, SpecifierSet(f"=={version.public}"), version.local
+
+
+def _companion(
+    reader: _Reader, row: Mapping[str, Any], name: str, path: str
+) -> Iterator[tuple[str, str | None]]:
+    value = row.get(name)
+    if value is True:
+        yield name, None
+    elif isinstance(value, str):
+        try:
+            yield name, Version(value).public
+        except InvalidVersion:
+            reader.fault(
+                f"{path}.{name}", value, "true or false, or a version in quotes", "write one of them"
+            )
+    else:
+        reader.flag(value, f"{path}.{name}")
 
 
 def _environment(reader: _Reader, value: Any, path: str) -> EnvironmentWish | None:
@@ -233,15 +342,18 @@ def _environment(reader: _Reader, value: Any, path: str) -> EnvironmentWish | No
                 f"{path}.variant", variant, f"the {local} that torch: {torch} names", "drop one of the two"
             )
         variant = local
-    vision = reader.flag(row.get("torchvision"), f"{path}.torchvision")
-    audio = reader.flag(row.get("torchaudio"), f"{path}.torchaudio")
+    companions = tuple(
+        item for key in ("torchvision", "torchaudio") for item in _companion(reader, row, key, path)
+    )
     if len(reader.problems) > before:
         return None
-    return EnvironmentWish(path, str(name), str(python), torch, wanted, variant, vision, audio)
+    return EnvironmentWish(path, str(name), str(python), torch, wanted, variant, companions)
 
 
 def _source(reader: _Reader, value: Any, path: str) -> Source | None:
-    row = reader.mapping(value, path, ("name", "kind", "urls", "variants", "carries"), f"{path}.")
+    row = reader.mapping(
+        value, path, ("name", "kind", "urls", "variants", "carries", "nvidia_urls"), f"{path}."
+    )
     before = len(reader.problems)
     name, kind = row.get("name"), row.get("kind")
     if not isinstance(name, str) or not name:
@@ -251,6 +363,14 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
     urls = reader.urls(row.get("urls"), f"{path}.urls")
     if not row.get("urls"):
         reader.fault(f"{path}.urls", row.get("urls"), "a list of one or more URLs", "give its URL")
+    nvidia_urls = reader.urls(row.get("nvidia_urls"), f"{path}.nvidia_urls")
+    if kind == PYTORCH_CHANNEL and not row.get("nvidia_urls"):
+        reader.fault(
+            f"{path}.nvidia_urls",
+            row.get("nvidia_urls"),
+            "the nvidia channel, from which pytorch-cuda takes CUDA itself",
+            "give the URL of a mirror of it; TUNA has none",
+        )
     variants = tuple(
         reader.choice(item, f"{path}.variants[{number}]", tables.variants())
         for number, item in enumerate(reader.rows(row.get("variants"), f"{path}.variants"))
@@ -268,7 +388,7 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
             )
     if len(reader.problems) > before:
         return None
-    return Source(str(name), str(kind), urls, variants, tuple(carries) if carries else None)
+    return Source(str(name), str(kind), urls, variants, tuple(carries) or None, nvidia_urls)
 
 
 def _wheel(text: str) -> Wheel:
@@ -281,6 +401,17 @@ def _wheel(text: str) -> Wheel:
 
 def read(value: Any, paths: Mapping[str, str] = PATHS) -> tuple[Wish, list[Problem]]:
     """The sound part of the wish, and every fault in the rest."""
+    wish, problems = _read(canonical(value), tuple(paths.items()))
+    return wish, [Problem(**item) for item in problems]
+
+
+@lru_cache(maxsize=2048)
+def _read(value: bytes, names: tuple[tuple[str, str], ...]) -> tuple[Wish, tuple[Problem, ...]]:
+    """Many hosts of a fleet share one wish."""
+    return _read_new(plain(marshal.loads(value)), dict(names))
+
+
+def _read_new(value: Any, paths: Mapping[str, str]) -> tuple[Wish, tuple[Problem, ...]]:
     reader = _Reader()
     row = reader.mapping(value, "wish", tuple(PATHS))
     seen: dict[str, str] = {}
@@ -310,4 +441,4 @@ def read(value: Any, paths: Mapping[str, str] = PATHS) -> tuple[Wish, list[Probl
         sources=tuple(sources),
         pypi_urls=reader.urls(row.get("pypi_urls"), paths["pypi_urls"]),
     )
-    return wish, reader.problems
+    return wish, tuple(reader.problems)

@@ -1,0 +1,214 @@
+"""The drivers that repositories offer to a host, and in which order they are preferred."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import Note, note
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.tables import Compat, Offer
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.truth import Host
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.wish import AUTO, DriverWish
+from packaging.version import Version
+
+# How much of a host a driver changes.
+NO_CHANGE, SAME_REPOSITORY, OTHER_REPOSITORY = 0, 2, 3
+LOCAL = "local"
+REPOSITORIES = (LOCAL, "distribution", "nvidia")
+# NVIDIA's kinds of branches, the preferred first: long-term and production; the unknown; new-feature.
+KINDS = {"LTSB": 0, "PB": 0, "NFB": 2}
+UNKNOWN_KIND = 1
+UNKNOWN = "of no known kind"
+
+Complaint = Callable[[Version, str, str | None], str | None]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A driver that a host may have; without a version: none."""
+
+    action: str = "none"
+    branch: str | None = None
+    version: Version | None = None
+    text: str | None = None
+    flavour: str | None = None
+    repository: str | None = None
+    modules: str | None = None
+    packages: tuple[str, ...] = ()
+    stream: str | None = None
+    replaces: tuple[str, str | None] | None = None  # version and flavour
+    compat: Compat | None = None
+    offer: Offer | None = None
+    change: int = NO_CHANGE
+
+    @property
+    def stands_for(self) -> Version | None:
+        """The driver that CUDA sees."""
+        return self.compat.as_driver if self.compat else self.version
+
+    @property
+    def holds(self) -> str:
+        word = "keeps" if self.action == "keep" else "gets"
+        beside = f" with {self.compat.package}" if self.compat else ""
+        return f"the host {word} {self.text}{beside}"
+
+
+def offered(
+    host: Host, wish: DriverWish, complaint: Complaint, flavours: Sequence[str]
+) -> tuple[list[Driver], list[Note]]:
+    """The offers that fit the GPUs and the pins of the wish, and why the others do not."""
+    found: list[Driver] = []
+    losers: dict[str, Note] = {}
+    if host.system is None or host.machine is None:
+        return found, []
+    here = _repository_of(host)
+    for offer in _all(host.system, wish):
+        flavour, lost = _flavour(offer, host, wish, complaint, flavours)
+        if flavour is None:
+            losers.setdefault(lost, note("driver_offer", lost))
+            continue
+        modules = _modules(offer, flavour, host, wish)
+        if modules is None:
+            text = f"driver {offer.text} of {offer.repository} has no {wish.modules} {flavour} modules here"
+            losers.setdefault(text, note("driver_offer", text))
+            continue
+        driver = _driver(offer, flavour, modules, host, here)
+        if driver.replaces is None or driver.replaces != (driver.text, flavour):
+            found.append(driver)
+    return found, list(losers.values())
+
+
+def _all(system: tables.System, wish: DriverWish) -> Iterator[Offer]:
+    for row in wish.local if wish.repository in (AUTO, LOCAL) else ():
+        branch = row.version.split(".")[0]
+        if row.layout in system.layouts:
+            yield Offer(
+                LOCAL, branch, Version(row.version), row.version, tuple(tables.releases()[0].python),
+                tables.layout(system.layouts[row.layout], int(branch)), "high", "",
+            )  # fmt: skip
+    for name, offers in system.repositories.items():
+        if wish.repository not in (AUTO, name):
+            continue
+        for offer in offers:
+            if wish.version.split(".")[0] == offer.branch and name in tables.keeps_older():
+                yield replace(offer, version=Version(wish.version), text=wish.version, confidence="medium")
+            else:
+                yield offer
+
+
+def _flavour(
+    offer: Offer, host: Host, wish: DriverWish, complaint: Complaint, flavours: Sequence[str]
+) -> tuple[str | None, str]:
+    """The kernel modules to take, or why the offer is out."""
+    where = f"driver {offer.text} of {offer.repository}"
+    if wish.branch not in (AUTO, offer.branch):
+        return None, f"branch {offer.branch} is not the {wish.branch} of {wish.path('branch')}"
+    if offer.moves_to:
+        return None, (
+            f"branch {offer.branch} of the {offer.repository}: the archive moves it to {offer.moves_to}"
+        )
+    if wish.version not in (AUTO, offer.text):
+        return None, f"{where} is not the {wish.version} of {wish.path('version')}"
+    if host.machine not in offer.machines:
+        return None, f"{where} is not built for {host.machine}"
+    if text := complaint(offer.version, offer.text, None):
+        return None, text
+    shipped = [
+        flavour for flavour in tables.shipped_flavours(offer.version.major) if flavour in offer.packages
+    ]
+    asked = [flavour for flavour in shipped if wish.flavour in (AUTO, flavour)]
+    fitting = [flavour for flavour in asked if flavour in flavours]
+    if not fitting:
+        kinds = " or ".join(asked) or f"none that are {wish.flavour}"
+        return None, f"{where} has no fitting kernel modules ({kinds})"
+    if host.nvswitches and not offer.layout.fabric_manager:
+        return None, f"{where} comes without Fabric Manager, which the NVSwitches of the host need"
+    return fitting[0], ""
+
+
+def _modules(offer: Offer, flavour: str, host: Host, wish: DriverWish) -> str | None:
+    ready = flavour in offer.layout.packages.get("prebuilt", {}) and host.kernels
+    if wish.modules == AUTO:
+        # Signed by the distribution: Secure Boot takes them as they are.
+        return "prebuilt" if host.secure_boot and ready else "dkms"
+    return wish.modules if wish.modules == "dkms" or ready else None
+
+
+def _names(texts: Sequence[str], branch: str, kernels: Sequence[str]) -> Iterator[str]:
+    for text in texts:
+        if "{kernel}" in text:
+            yield from (text.format(branch=branch, kernel=kernel) for kernel in kernels)
+        else:
+            yield text.format(branch=branch)
+
+
+def _driver(offer: Offer, flavour: str, modules: str, host: Host, here: str | None) -> Driver:
+    has = host.driver
+    names = list(offer.layout.packages[modules][flavour])
+    if host.nvswitches:
+        names += offer.layout.fabric_manager
+    stream = offer.layout.stream.get(flavour)
+    return Driver(
+        action="upgrade" if has and offer.version > has.version else "install",
+        branch=offer.branch,
+        version=offer.version,
+        text=offer.text,
+        flavour=flavour,
+        repository=offer.repository,
+        modules=modules,
+        packages=tuple(_names(names, offer.branch, host.kernels)),
+        stream=stream.format(branch=offer.branch) if stream else None,
+        replaces=(has.text, has.flavour) if has else None,
+        offer=offer,
+        change=OTHER_REPOSITORY if has and offer.repository != here else SAME_REPOSITORY,
+    )
+
+
+def _repository_of(host: Host) -> str | None:
+    """Where the driver that is there came from, as far as its package's name tells."""
+    if host.driver is None or not host.driver.package or host.system is None:
+        return None
+    found = {
+        name
+        for name, offers in host.system.repositories.items()
+        for offer in offers
+        for kind in offer.layout.packages.values()
+        for names in kind.values()
+        if host.driver.package in _names(names, host.driver.branch, host.kernels)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def preference(driver: Driver, today: datetime.date) -> tuple[int, ...]:
+    """Among drivers that serve as well; small is better. ``lost`` says in words which part decided."""
+    row = tables.branches().get(driver.branch or "") or tables.Branch(None, None)
+    repository = REPOSITORIES.index(driver.repository) if driver.repository in REPOSITORIES else 0
+    return (
+        driver.change,
+        int(driver.compat is not None),
+        int(row.end is not None and row.end < today),
+        KINDS.get(row.kind or "", UNKNOWN_KIND),
+        -row.end.toordinal() if row.end else 0,
+        repository,
+        *(-part for part in (driver.version.release if driver.version else ())),
+    )
+
+
+def lost(loser: Driver, winner: Driver, today: datetime.date) -> str:
+    """Why the preference is for the winner."""
+    mine, other = preference(loser, today), preference(winner, today)
+    part = next((number for number, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), len(mine))
+    rows = tables.branches()
+    row = rows.get(loser.branch or "") or tables.Branch(None, None)
+    best = rows.get(winner.branch or "") or tables.Branch(None, None)
+    return (
+        "it would change more of the host, for the same torch",
+        "it would need a forward-compatibility package",
+        f"branch {loser.branch} is past its end of life ({row.eol})",
+        f"branch {loser.branch} is {row.kind or UNKNOWN}, {winner.branch} is {best.kind or UNKNOWN}",
+        f"branch {loser.branch} ends {row.eol or 'at an unknown date'}, {winner.branch} in {best.eol}",
+        f"{winner.repository} is preferred to {loser.repository}",
+        "it is older",
+    )[min(part, 6)]
