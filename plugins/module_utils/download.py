@@ -17,11 +17,12 @@ import os
 import re
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO, Any, Iterator, NamedTuple
+from typing import IO, Any, Iterable, Iterator, NamedTuple
 
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 CHUNK = 1 << 20
@@ -67,6 +68,12 @@ def redact(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
+def secrets(urls: Iterable[str]) -> set[str]:
+    """Return the passwords in the URLs, as written and as meant: what must not be told anywhere."""
+    found = {urllib.parse.urlsplit(url).password or "" for url in urls}
+    return {text for password in found for text in (password, urllib.parse.unquote(password)) if text}
+
+
 def site(host: str) -> str:
     """Return what the hosts of one site share: mirrors6.tuna.tsinghua.edu.cn is of tuna.tsinghua.edu.cn."""
     parent = host.partition(".")[2]
@@ -76,9 +83,12 @@ def site(host: str) -> str:
 class _SameSite(urllib.request.HTTPRedirectHandler):
     """Follow redirects within a site only: elsewhere is not the mirror that its owner chose."""
 
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = set(allowed)
+
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
-        leaves = site(old.hostname or "") != site(new.hostname or "")
+        leaves = site(old.hostname or "") != site(new.hostname or "") and new.hostname not in self.allowed
         if leaves or (old.scheme == "https" and new.scheme != "https"):
             raise MirrorError(f"redirects away to {redact(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -102,9 +112,10 @@ def _explain(error: BaseException) -> MirrorError:
 
 
 class Web:
-    """How to reach mirrors: how long one may stay silent, and whom to trust beside the system's store."""
+    """How to reach mirrors: how long one may stay silent, whom to trust beside the system's store, and to
+    which hosts any of them may redirect."""
 
-    def __init__(self, timeout: float, ca_pem: str = "") -> None:
+    def __init__(self, timeout: float, ca_pem: str = "", redirects: Iterable[str] = ()) -> None:
         self.timeout = timeout
         context = ssl.create_default_context()
         if ca_pem.strip():
@@ -114,7 +125,8 @@ class Web:
                 raise DownloadError(
                     f"mirrors_ca_certificates holds no valid PEM certificate ({error})", []
                 ) from error
-        self.opener = urllib.request.build_opener(_SameSite(), urllib.request.HTTPSHandler(context=context))
+        https = urllib.request.HTTPSHandler(context=context)
+        self.opener = urllib.request.build_opener(_SameSite(redirects), https)
 
 
 @contextlib.contextmanager
@@ -142,6 +154,19 @@ def peek(web: Web, url: str, count: int = 8192) -> bytes:
         return bytes(answer.read(count))
 
 
+def speed(web: Web, url: str, count: int, seconds: float) -> float:
+    """Return the bytes per second from the request to the last byte, reading at most so much for so long."""
+    started = time.monotonic()
+    got = 0
+    with _opened(web, url) as answer:
+        while got < count and time.monotonic() - started < seconds:
+            chunk = answer.read(min(count - got, 1 << 14))
+            if not chunk:
+                break
+            got += len(chunk)
+    return got / max(time.monotonic() - started, 1e-6)
+
+
 def available(web: Web, urls: list[str]) -> Fetched:
     """Find the first URL that answers, without fetching it (for check mode)."""
     failures: list[Failure] = []
@@ -157,19 +182,25 @@ def available(web: Web, urls: list[str]) -> Fetched:
 def download(web: Web, urls: list[str], dest: str, sha256: str) -> Fetched:
     """Fetch the content with that sha256 to dest, whose directory must be private to the caller.
 
-    The bytes gather in dest + ".part", which survives a kill and is taken up by the next call.
+    The bytes gather in dest + ".part", which survives a kill and is taken up by the next call. Without a
+    sha256 there is no telling what a part is part of: it is fetched anew, and over https alone.
     """
     failures: list[Failure] = []
     with _exclusive(dest + ".part") as part:
-        if Path(dest).is_file():
+        if sha256 and Path(dest).is_file():
             with Path(dest).open("rb") as whole:
                 if _digest(whole) == sha256:
                     Path(dest + ".part").unlink()
                     return Fetched(dest, _size(whole), _size(whole), [])
         for url in urls:
+            if not sha256:
+                part.truncate(0)
             resumed_from = _size(part)
             try:
-                _fetch(web, url, part, sha256)
+                if sha256:
+                    _fetch(web, url, part, sha256)
+                else:
+                    _fetch_unpinned(web, url, part)
             except MirrorError as error:
                 failures.append(Failure(redact(url), str(error)))
                 continue
@@ -224,6 +255,19 @@ def _fetch(web: Web, url: str, part: IO[bytes], sha256: str) -> None:
         part.truncate(0)
         if start == 0:  # all of it came from here, so this mirror lies
             raise MirrorError(f"wrong content: {size} bytes with sha256 {found}, expected sha256 {sha256}")
+
+
+def _fetch_unpinned(web: Web, url: str, part: IO[bytes]) -> None:
+    if not url.startswith("https://"):
+        raise MirrorError("without a sha256 a file is fetched over https alone")
+    for attempt in range(TRIES):
+        part.truncate(0)
+        try:
+            _append(web, url, part)
+            return
+        except TransientError:
+            if attempt == TRIES - 1:
+                raise
 
 
 def _append(web: Web, url: str, part: IO[bytes]) -> int:

@@ -13,6 +13,7 @@ description:
     known path, in one round trip for all groups. It reads a few kilobytes and changes nothing.
   - A mirror answers when it delivers I(path) with I(expect) in the first 8 KiB. A login page of a captive
     portal, an error page with status 200, or a redirect to another site is no answer.
+  - By choice it measures all of them and takes a fast one; what that reads and how long it takes is bounded.
 options:
   groups:
     description: The groups of mirrors.
@@ -42,6 +43,22 @@ options:
         type: list
         elements: str
         default: []
+  order:
+    description:
+      - C(given) takes the first that answers, and asks no further.
+      - C(speed) asks all, one after the other, and takes the first in the given order that is at least half
+        as fast as the fastest, so that the choice does not change with every run.
+    type: str
+    choices: [given, speed]
+    default: given
+  sample_bytes:
+    description: With I(order=speed), what is read of I(path) at most.
+    type: int
+    default: 1048576
+  sample_seconds:
+    description: With I(order=speed), how long it is read at most.
+    type: float
+    default: 2
   timeout:
     description: Seconds to wait for a mirror to answer.
     type: float
@@ -77,9 +94,10 @@ groups:
     urls: {description: "All mirrors: the chosen one, those behind it, then those that failed.", type: list}
     failures: {description: "The mirrors that failed, with the reason.", type: list}
     missing: {description: The optional paths that the chosen mirror does not deliver., type: list}
+    speeds: {description: "Bytes per second by URL, where they were measured.", type: dict}
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
@@ -89,6 +107,8 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
     Web,
     peek,
     redact,
+    secrets,
+    speed,
 )
 
 
@@ -98,9 +118,34 @@ def _deliver(web: Web, base: str, path: str, expect: str) -> None:
         raise MirrorError(f"answers, but {expect!r} is not in the first 8 KiB")
 
 
-def probe(web: Web, group: dict[str, Any]) -> dict[str, Any]:
+class Measured(NamedTuple):
+    urls: list[str]  # a fast one first, those that failed last
+    speeds: dict[str, float]
+    failures: list[Failure]
+
+
+def measure(web: Web, group: dict[str, Any], count: int, seconds: float) -> Measured:
+    speeds: dict[str, float] = {}
     failures: list[Failure] = []
     for base in group["urls"]:
+        url = f"{base.rstrip('/')}/{group['path']}"
+        try:
+            _deliver(web, base, group["path"], group["expect"])
+            speeds[base] = speed(web, url, count, seconds)
+        except MirrorError as error:
+            failures.append(Failure(redact(url), str(error)))
+    enough = max(speeds.values(), default=0) / 2
+    first = [base for base in speeds if speeds[base] >= enough][:1]
+    rest = sorted((base for base in speeds if base not in first), key=lambda base: -speeds[base])
+    dead = [base for base in group["urls"] if base not in speeds]
+    return Measured(first + rest + dead, speeds, failures)
+
+
+def probe(web: Web, group: dict[str, Any], sample: tuple[int, float] | None = None) -> dict[str, Any]:
+    known = measure(web, group, *sample) if sample else Measured(group["urls"], {}, [])
+    speeds = {redact(base): round(rate) for base, rate in known.speeds.items()}
+    failures: list[Failure] = []
+    for base in known.urls:
         try:
             _deliver(web, base, group["path"], group["expect"])
         except MirrorError as error:
@@ -112,15 +157,17 @@ def probe(web: Web, group: dict[str, Any]) -> dict[str, Any]:
                 _deliver(web, base, path, "")
             except MirrorError as error:
                 missing.append({"path": path, "reason": str(error)})
-        behind = group["urls"][len(failures) :]
-        dead = group["urls"][: len(failures)]
+        behind = known.urls[len(failures) :]
+        dead = known.urls[: len(failures)]
         return {
             "url": base,
             "urls": behind + dead,
-            "failures": [str(f) for f in failures],
+            "failures": [str(failure) for failure in failures + known.failures],
             "missing": missing,
+            "speeds": speeds,
         }
-    return {"url": None, "urls": group["urls"], "failures": [str(f) for f in failures], "missing": []}
+    said = [str(failure) for failure in failures]
+    return {"url": None, "urls": known.urls, "failures": said, "missing": [], "speeds": speeds}
 
 
 def main() -> None:
@@ -138,16 +185,24 @@ def main() -> None:
                     "optional": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "order": {"type": "str", "choices": ["given", "speed"], "default": "given"},
+            "sample_bytes": {"type": "int", "default": 1048576},
+            "sample_seconds": {"type": "float", "default": 2},
             "timeout": {"type": "float", "default": 10},
             "ca_pem": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
+    module.no_log_values.update(secrets(url for group in module.params["groups"] for url in group["urls"]))
     try:
         web = Web(module.params["timeout"], module.params["ca_pem"])
     except DownloadError as error:
         module.fail_json(msg=f"{error}.")
-    found = {group["name"]: probe(web, group) for group in module.params["groups"]}
+    sample = (module.params["sample_bytes"], module.params["sample_seconds"])
+    found = {
+        group["name"]: probe(web, group, sample if module.params["order"] == "speed" else None)
+        for group in module.params["groups"]
+    }
     problems = []
     for name, result in found.items():
         if result["url"] is None:

@@ -25,18 +25,17 @@ while getopts bp:u option; do case $option in p) prefix=$OPTARG ;; u) update=1 ;
 if [ -z "$update" ] && [ -e "$prefix" ]; then
   echo "ERROR: File or directory already exists: '$prefix'" >&2; exit 1
 fi
-mkdir -p "$prefix/bin" "$prefix/conda-meta"
+mkdir -p "$prefix/bin" "$prefix/conda-meta" "$prefix/lib"
+rm -f "$prefix/conda-meta/"conda-*.json
 cat > "$prefix/bin/conda" <<'END'
 #!/bin/bash
-case $1 in
-  -V) echo "conda @VERSION@" ;;
-  init) printf '%s\\n' '# >>> conda initialize >>>' "eval \\"\\$('$0' shell.$2 hook)\\"" \\
-          '# <<< conda initialize <<<' >> "$HOME/.$2rc" ;;
-esac
+echo "conda @VERSION@"
 END
 chmod 777 "$prefix/bin/conda"
+echo @VERSION@ > "$prefix/lib/conda.py"
+echo '{"files": ["bin/conda", "lib/conda.py", "lib/conda.pyc"]}' > "$prefix/conda-meta/conda-@VERSION@-py312_0.json"
 @MIDDLE@
-echo > "$prefix/conda-meta/python-3.12.@VERSION@-0.json"
+echo > "$prefix/conda-meta/python-3.12.1-h1_0.json"
 echo > "$prefix/conda-meta/history"
 """
 
