@@ -15,7 +15,7 @@ options:
     type: str
     required: true
   fingerprint:
-    description: Its fingerprint, 40 hexadecimal digits. Empty - any key.
+    description: Its fingerprint, 40 hexadecimal digits, or the last of them. Empty - any key.
     type: str
     default: ""
 """
@@ -49,7 +49,7 @@ def openpgp_key(text: str, fingerprint: str = "") -> str:
             f"the key of the repository: {error}. Nothing was installed; give the right one"
         ) from error
     wanted = "".join(str(fingerprint).split()).upper()
-    if not found or (wanted and found != [wanted]):
+    if not found or (wanted and (len(found) != 1 or not found[0].endswith(wanted))):
         raise AnsibleFilterError(
             f"the repository's key has the fingerprint {', '.join(found) or 'none'}, expected {wanted}."
             " Nothing was installed: a mirror that lies, or a key that was changed; ask the key's owner"
