@@ -20,7 +20,8 @@ def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(
         [str(Path(sys.executable).parent / program), *arguments],
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        # The project itself is installed in the test's environment; only the artifact shall count.
+        env={**os.environ, "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false", **(env or {})},
         capture_output=True,
         text=True,
         check=False,
