@@ -12,14 +12,17 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
+from ansible_collections.torchfleet.gpu.plugins.module_utils import pip_marker, pip_spec
 from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_spec import Record
 from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import normalise
 
 # The kernel reads 127 characters of a shebang, and scripts start with #!PREFIX/bin/python3.12.
 SHEBANG_MAX = 127
 _LONGEST_INTERPRETER = "#!/bin/python3.12"
+# What conda writes for a variable that it shall unset.
+UNSET = "***unset***"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_.+@%=,-]+)+\Z")
 
@@ -32,7 +35,7 @@ class Busy(Exception):
     """Another process holds the lock; the text says which."""
 
 
-def resolve_prefix(name: str | None, prefix: str | None, conda_prefix: str) -> str:
+def resolve_prefix(name: str | None, prefix: str | None, conda_prefix: str, directory: str) -> str:
     """The absolute path of the environment; PrefixError for one that conda could or should not make."""
     _check_path("conda_prefix", conda_prefix)
     if name is not None:
@@ -45,7 +48,7 @@ def resolve_prefix(name: str | None, prefix: str | None, conda_prefix: str) -> s
                 f"name '{name}' is no environment name: expected letters, digits and _ . + -, not starting "
                 "with . + or - and without '..'; use prefix for a path"
             )
-        path = f"{conda_prefix}/envs/{name}"
+        path = f"{directory}/{name}"
     else:
         path = prefix or ""
         _check_path("prefix", path)
@@ -87,6 +90,16 @@ class Dist(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def requires(self) -> list[str] | None:
+        """The lines Requires-Dist of its metadata; None for a form without them."""
+        if self.path.suffix != ".dist-info":
+            return None
+        try:
+            head = self._text("METADATA").partition("\n\n")[0]
+        except (OSError, ValueError):
+            return None
+        return re.findall(r"^Requires-Dist:\s*(.+?)\s*$", head, re.M)
+
     def of_conda(self) -> bool:
         try:
             return self._text("INSTALLER").strip() == "conda"
@@ -110,6 +123,11 @@ class Dist(NamedTuple):
         return (self.path / name).read_text("utf-8")
 
 
+class Orphans(NamedTuple):
+    conda: list[str]
+    pip: list[str]
+
+
 class Prefix:
     """One environment on disk. What it holds is read once; make another to see what changed."""
 
@@ -124,6 +142,96 @@ class Prefix:
         if self.whole:
             self._read_conda_meta()
             self._read_dists()
+
+    def satisfied(
+        self, requirement: pip_spec.Requirement, seen: frozenset[tuple[Any, ...]] = frozenset()
+    ) -> bool | None:
+        """Judges extras and markers too; None means that only pip can tell."""
+        if requirement.marker is not None:
+            try:
+                if not pip_marker.evaluate(requirement.marker, self.marker_values()):
+                    return True
+            except pip_marker.MarkerError:
+                return None
+        dist = self.dists.get(requirement.name)
+        url = dist.url() if dist and requirement.url else None
+        plain = requirement._replace(marker=None, extras=())
+        verdict = plain.satisfied(dist.version if dist else None, url)
+        if verdict is not True or dist is None or not requirement.extras:
+            return verdict
+        key = (dist.name, requirement.extras)
+        if key in seen:
+            return True
+        needed = self.requirements_of(dist, requirement.extras)
+        if needed is None:
+            return None
+        verdicts = [self.satisfied(one, seen | {key}) for one in needed]
+        return False if False in verdicts else None if None in verdicts else True
+
+    def marker_values(self) -> dict[str, str]:
+        record = self.conda.get("python")
+        return pip_marker.environment(record.version if record else "")
+
+    def requirements_of(self, dist: Dist, extras: Sequence[str] = ()) -> list[pip_spec.Requirement] | None:
+        """What the distribution requires here, with the extras; None where it cannot be read."""
+        lines = dist.requires()
+        if lines is None:
+            return None
+        values = self.marker_values()
+        result = []
+        for line in lines:
+            try:
+                one = pip_spec.parse(line)
+                wanted = one.marker is None or any(
+                    pip_marker.evaluate(one.marker, values, extra) for extra in ("", *extras)
+                )
+            except (pip_spec.RequirementError, pip_marker.MarkerError):
+                return None
+            if wanted:
+                result.append(one._replace(marker=None))
+        return result
+
+    def meta(self, record: Record) -> dict[str, Any]:
+        return _load(self.path / "conda-meta" / "{}-{}-{}.json".format(*record[:3]))
+
+    def variables(self) -> dict[str, str]:
+        """What conda sets upon activation."""
+        content = _load(self.path / "conda-meta" / "state").get("env_vars")
+        return {str(key): str(value) for key, value in (content or {}).items() if value != UNSET}
+
+    def orphans(self, packages: Iterable[str], requirements: Sequence[pip_spec.Requirement]) -> Orphans:
+        """What neither the packages nor the requirements need, by what each says it depends on."""
+        metas = {name: self.meta(record) for name, record in self.conda.items()}
+        owners = {
+            name.rsplit("/", 2)[-2]: package
+            for package, meta in metas.items()
+            for name in meta.get("files") or []
+            if name.endswith((".dist-info/METADATA", ".egg-info/PKG-INFO"))
+        }
+        seen: set[tuple[Any, ...]] = set()
+        queue = list(requirements)
+        while queue:
+            requirement = queue.pop()
+            dist = self.dists.get(requirement.name)
+            if dist is None or (dist.name, requirement.extras) in seen:
+                continue
+            seen.add((dist.name, requirement.extras))
+            needed = self.requirements_of(dist, requirement.extras)
+            if needed is None:
+                return Orphans([], [])  # who cannot tell keeps all
+            queue += needed
+        kept_dists = {name for name, _ in seen}
+        names = {*packages, *(owners.get(self.dists[one].path.name, one) for one in kept_dists)}
+        kept: set[str] = set()
+        while names:
+            name = names.pop()
+            if name not in kept and name in metas:
+                kept.add(name)
+                names.update(str(one).split()[0].lower() for one in metas[name].get("depends") or [])
+        return Orphans(
+            conda=sorted(set(self.conda) - kept),
+            pip=sorted(dist.name for dist in self.pip_dists() if dist.name not in kept_dists),
+        )
 
     @property
     def python(self) -> str:
@@ -240,47 +348,38 @@ class Journal:
         self.path = Path(prefix).parent / f".torchfleet-{Path(prefix).name}.json"
 
     def read(self) -> str | None:
-        """The operation that was interrupted: create, install, pip or remove."""
+        """The operation that was interrupted: create, install or pip."""
         try:
             owner = self.path.lstat().st_uid
         except (FileNotFoundError, NotADirectoryError):
             return None
         if owner not in (0, os.geteuid()):
             raise PrefixError(f"{self.path} belongs to user {owner}: remove it after a look")
-        content = _load(self.path)
-        born = content.get("born")
-        if content.get("operation") == "remove" and born and self.born() not in ("", born):
-            return None  # somebody made another environment of that name since
         # A journal that a power loss cut still tells that something was under way.
-        return str(content.get("operation") or "install")
-
-    def born(self) -> str:
-        """When the environment was created: the first line of its history, empty where there is none."""
-        try:
-            with Path(self.prefix, "conda-meta", "history").open(encoding="utf-8", errors="replace") as file:
-                return file.readline().strip()
-        except OSError:
-            return ""
+        return str(_load(self.path).get("operation") or "install")
 
     def write(self, operation: str) -> None:
-        content = {
-            "operation": operation,
-            "prefix": self.prefix,
-            "born": self.born(),
-            "pid": os.getpid(),
-            "since": time.time(),
-        }
-        temporary = self.path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        content = {"operation": operation, "prefix": self.prefix, "pid": os.getpid(), "since": time.time()}
+        write_whole(self.path, json.dumps(content), 0o600)
 
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
+
+
+def write_whole(path: Path, text: str, mode: int) -> None:
+    """The file is there as it was or with the whole text, whatever happens."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 @contextlib.contextmanager

@@ -10,6 +10,9 @@ import re
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
+from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_lock import LockError, PipPackage
+from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import NAME, normalise
+
 _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
@@ -42,25 +45,39 @@ def source(given: Mapping[str, Any]) -> Source:
 
 
 def pip_command(
-    python: str, requirements: Sequence[str], origin: Source | None, cache_dir: str | None, dry_run: bool
+    python: str, origin: Source | None, cache_dir: str | None, arguments: Sequence[str]
 ) -> list[str]:
     command = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    command += ["--dry-run"] if dry_run else []
     command += ["--cache-dir", cache_dir] if cache_dir else []
     command += origin.arguments() if origin else []
-    return [*command, "--", *requirements]
+    return [*command, *arguments]
 
 
 def uv_command(
-    uv: str, python: str, requirements: Sequence[str], origin: Source, cache_dir: str | None, dry_run: bool
+    uv: str,
+    python: str,
+    origin: Source,
+    cache_dir: str | None,
+    arguments: Sequence[str],
+    verb: str = "install",
 ) -> list[str]:
-    command = [uv, "pip", "install", "--no-progress", "--python", python]
-    command += ["--dry-run"] if dry_run else []
+    command = [uv, "pip", verb, "--no-progress", "--python", python]
     command += ["--cache-dir", cache_dir] if cache_dir else []
     if origin.extra_index_urls:
         # pip takes the best version of all indexes, uv by default the first index that has the name.
         command += ["--index-strategy", "unsafe-best-match"]
-    return [*command, *origin.arguments(), "--", *requirements]
+    return [*command, *origin.arguments(), *arguments]
+
+
+def carried_options(configuration: Mapping[str, str]) -> list[str]:
+    """How to reach a source, from pip's configuration; where to look is not taken from there."""
+    result: list[str] = []
+    for key in ("cert", "client-cert", "proxy", "timeout", "retries"):
+        if configuration.get(key):
+            result += [f"--{key}", configuration[key]]
+    for host in configuration.get("trusted-host", "").split():
+        result += ["--trusted-host", host]
+    return result
 
 
 def pip_configuration(prefix: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -106,6 +123,13 @@ def configured_source(configuration: Mapping[str, str]) -> Source:
     )
 
 
+# What would add places to look at, beside those of a source that was named.
+PLACES = (
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"),
+    *("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX"),
+)
+
+
 def uv_environment(configuration: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """The certificates and the proxy of pip's configuration, for uv."""
     result: dict[str, str] = {}
@@ -132,4 +156,39 @@ def would_install(stdout: str, stderr: str) -> list[str]:
             found += ["==".join(one.rsplit("-", 1)) for one in match.group(1).split()]
         elif re.match(r"[+] [A-Za-z0-9]\S*==", line):
             found.append(line[2:].split()[0])
+    return found
+
+
+def locked_by_report(report: Mapping[str, Any]) -> list[PipPackage]:
+    """What pip's installation report says was installed."""
+    found = []
+    for one in report.get("install") or []:
+        origin = one.get("download_info") or {}
+        hashes = (origin.get("archive_info") or {}).get("hashes") or {}
+        url = str(origin.get("url") or "")
+        name = normalise(str(one["metadata"]["name"]))
+        if not hashes or (one.get("is_direct") and url.startswith("file:")):
+            raise LockError(
+                f"{name} comes from {url or 'nowhere'}, which other hosts could not get with a hash"
+            )
+        found.append(
+            PipPackage(
+                name,
+                str(one["metadata"]["version"]),
+                tuple(f"{kind}:{digest}" for kind, digest in sorted(hashes.items())),
+                url if one.get("is_direct") else None,
+            )
+        )
+    return found
+
+
+def locked_by_uv(stdout: str) -> list[PipPackage]:
+    """What C(uv pip compile --generate-hashes) prints."""
+    found = []
+    for entry in re.split(r"\n(?=\S)", stdout.replace("\\\n", " ")):
+        match = re.match(rf"({NAME})(?:==(\S+)|\s*@\s*(\S+))", entry.strip())
+        if match:
+            hashes = tuple(re.findall(r"--hash=(\S+)", entry))
+            name, version, url = match.groups()
+            found.append(PipPackage(normalise(name), version or "", hashes, url))
     return found

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_REQUIREMENT = re.compile(rf"(?P<name>{_NAME})\s*(?:\[(?P<extras>[^\]]*)\])?\s*(?P<rest>.*)\Z", re.DOTALL)
-_EXTRAS = re.compile(rf"\s*{_NAME}\s*(?:,\s*{_NAME}\s*)*\Z")
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REQUIREMENT = re.compile(rf"(?P<name>{NAME})\s*(?:\[(?P<extras>[^\]]*)\])?\s*(?P<rest>.*)\Z", re.DOTALL)
+_EXTRAS = re.compile(rf"\s*{NAME}\s*(?:,\s*{NAME}\s*)*\Z")
 _CLAUSE = re.compile(r"(===|==|~=|!=|<=|>=|<|>)\s*([^\s,;()]+)\Z")
 _PEP440 = re.compile(
     r"v?(?:(?P<epoch>[0-9]+)!)?(?P<release>[0-9]+(?:\.[0-9]+)*)"
@@ -91,7 +91,7 @@ class Requirement(NamedTuple):
     marker: str | None
 
     def accepts(self, version: str) -> bool:
-        return all(_clause_accepts(operator, bound, version) for operator, bound in self.clauses)
+        return all(accepts(operator, bound, version) for operator, bound in self.clauses)
 
     def satisfied(self, version: str | None, url: str | None) -> bool | None:
         """Judges the installed C(version), installed from C(url) where that was recorded (PEP 610)."""
@@ -167,7 +167,8 @@ def _clause(text: str, clause: str) -> tuple[str, str]:
     return operator, bound
 
 
-def _clause_accepts(operator: str, bound: str, installed: str) -> bool:
+def accepts(operator: str, bound: str, installed: str) -> bool:
+    """Whether the version C(installed) meets one clause of PEP 440."""
     if operator == "===":
         return installed.lower() == bound.lower()
     try:
@@ -187,7 +188,7 @@ def _clause_accepts(operator: str, bound: str, installed: str) -> bool:
         return mine >= theirs
     if operator == "~=":
         series = "{}!{}.*".format(limit.epoch, ".".join(str(part) for part in limit.release[:-1]))
-        return mine >= theirs and _clause_accepts("==", series, installed)
+        return mine >= theirs and accepts("==", series, installed)
     same_release = (
         version.epoch == limit.epoch and version.significant_release() == limit.significant_release()
     )

@@ -237,11 +237,11 @@ def test_command_lines() -> None:
         {"name": "x", "index_url": "https://i", "extra_index_urls": ["https://e"], "find_links": ["/w"]}
     )
     arguments = ["--index-url", "https://i", "--extra-index-url", "https://e", "--find-links", "/w"]
-    assert pip_cli.pip_command("/e/bin/python", ["a==1"], source, "/c", True) == [
-        *("/e/bin/python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--dry-run"),
-        *("--cache-dir", "/c", *arguments, "--", "a==1"),
+    assert pip_cli.pip_command("/e/bin/python", source, "/c", ["--dry-run", "--", "a==1"]) == [
+        *("/e/bin/python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"),
+        *("--cache-dir", "/c", *arguments, "--dry-run", "--", "a==1"),
     ]
-    assert pip_cli.uv_command("/uv", "/e/bin/python", ["a==1"], source, None, False) == [
+    assert pip_cli.uv_command("/uv", "/e/bin/python", source, None, ["--", "a==1"]) == [
         *("/uv", "pip", "install", "--no-progress", "--python", "/e/bin/python"),
         *("--index-strategy", "unsafe-best-match", *arguments, "--", "a==1"),
     ]
