@@ -7,6 +7,7 @@ import datetime
 import difflib
 import json
 import re
+import signal
 import sys
 import textwrap
 from collections import Counter
@@ -490,6 +491,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    if arguments is None:  # as a command: a reader such as head may have enough
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     known = parser()
     args = known.parse_args(arguments)
     defaults = _defaults()
