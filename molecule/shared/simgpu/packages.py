@@ -4,7 +4,7 @@
     packages.py RELEASE SOURCES OUT
 
 OUT/archive   an apt repository with the names and versions of Debian's own driver packages, suffixed +sim1
-OUT/prebuilt  VERSION/FLAVOUR/*.deb for hosts that come with a driver
+OUT/prebuilt  VERSION/FLAVOUR/*.deb for hosts that come with a driver, VERSION/fabricmanager/*.deb beside it
 OUT/kernel    the kernel that a simulated server runs, of the release that Debian's archive has now
 OUT/lib       the preloaded libraries
 """
@@ -38,12 +38,22 @@ PERSISTENCED_BIN = """\
 [ -e /proc/driver/nvidia/version ] || { echo "nvidia-persistenced: no NVIDIA driver is loaded" >&2; exit 1; }
 exec sleep infinity
 """
-PERSISTENCED_POSTINST = """\
+DAEMON_POSTINST = """\
 #!/bin/sh
 set -e
-systemctl enable --no-reload --quiet nvidia-persistenced.service
+systemctl enable --no-reload --quiet {unit}
 systemctl daemon-reload || true
-systemctl --no-block start nvidia-persistenced.service || true
+systemctl --no-block start {unit} || true
+"""
+# Nor does Fabric Manager without a driver and NVSwitches.
+FABRIC_MANAGER = PERSISTENCED.replace("Persistence Daemon", "Fabric Manager").replace(
+    "nvidia-persistenced", "nv-fabricmanager"
+)
+FABRIC_MANAGER_BIN = """\
+#!/bin/sh
+[ -e /proc/driver/nvidia/version ] || { echo "nv-fabricmanager: no NVIDIA driver is loaded" >&2; exit 1; }
+grep -q 0x0680 /sys/bus/pci/devices/*/class || { echo "nv-fabricmanager: no NVSwitch" >&2; exit 1; }
+exec sleep infinity
 """
 # What DKMS does with the headers of each kernel: build, install, depmod.
 DKMS_POSTINST = """\
@@ -108,10 +118,11 @@ class Package:
     files: dict[str, bytes | str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     scripts: dict[str, str] = field(default_factory=dict)
+    suffix: str = SUFFIX
 
     def control(self) -> str:
         """Return the control file."""
-        lines = [f"Package: {self.name}", f"Version: {self.version}{SUFFIX}", "Architecture: amd64"]
+        lines = [f"Package: {self.name}", f"Version: {self.version}{self.suffix}", "Architecture: amd64"]
         lines += ["Maintainer: torchfleet tests <torchfleet@example.invalid>"]
         lines += [f"Depends: {self.depends}"] if self.depends else []
         lines += [f"Provides: {self.provides}"] if self.provides else []
@@ -136,7 +147,7 @@ class Package:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).symlink_to(target)
         out.mkdir(parents=True, exist_ok=True)
-        deb = out / f"{self.name}_{self.version}{SUFFIX}_amd64.deb"
+        deb = out / f"{self.name}_{self.version}{self.suffix}_amd64.deb"
         run("dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(tree), str(deb))
         return deb
 
@@ -178,7 +189,8 @@ def kernel_release() -> tuple[str, str]:
 def kernel_packages(release: str, version: str) -> tuple[list[Package], list[Package]]:
     """Return the kernel that the host has, and the headers that it lacks until a role installs them."""
     src = f"usr/src/linux-headers-{release}"
-    image = Package(f"linux-image-{release}", version)
+    # Of the archive's very version: Debian 13's headers depend on exactly their kernel.
+    image = Package(f"linux-image-{release}", version, suffix="")
     image.files = {f"boot/vmlinuz-{release}": "simulated\n", f"boot/config-{release}": "CONFIG_MODULES=y\n"}
     image.files[f"lib/modules/{release}/modules.builtin"] = ""
     image.files[f"lib/modules/{release}/modules.order"] = ""
@@ -216,9 +228,8 @@ def driver_packages(sources: Path, work: Path, driver: Driver, kernel: str, comp
     )
     support = Package("nvidia-kernel-support", version, "nvidia-modprobe, kmod")
     support.files = {"etc/modprobe.d/nvidia-blacklists-nouveau.conf": NOUVEAU}
-    daemon = Package(
-        "nvidia-persistenced", version, "libnvidia-ml1", scripts={"postinst": PERSISTENCED_POSTINST}
-    )
+    start = DAEMON_POSTINST.format(unit="nvidia-persistenced.service")
+    daemon = Package("nvidia-persistenced", version, "libnvidia-ml1", scripts={"postinst": start})
     daemon.files = {
         "usr/bin/nvidia-persistenced": PERSISTENCED_BIN,
         "usr/lib/systemd/system/nvidia-persistenced.service": PERSISTENCED,
@@ -273,6 +284,17 @@ def driver_packages(sources: Path, work: Path, driver: Driver, kernel: str, comp
     return packages
 
 
+def fabric_manager(driver: Driver) -> Package:
+    """Return Fabric Manager, which hosts with NVSwitch need beside a driver of the same version."""
+    start = DAEMON_POSTINST.format(unit="nvidia-fabricmanager.service")
+    package = Package("nvidia-fabricmanager", driver.package_version, scripts={"postinst": start})
+    package.files = {
+        "usr/bin/nv-fabricmanager": FABRIC_MANAGER_BIN,
+        "usr/lib/systemd/system/nvidia-fabricmanager.service": FABRIC_MANAGER,
+    }
+    return package
+
+
 def index(archive: Path) -> None:
     """Write the index of a flat apt repository; its origin is what the pin in the image names."""
     stanzas = []
@@ -316,6 +338,8 @@ def main(release: str, sources: Path, out: Path) -> None:
             ]
             for package in [*headers, dkms, *wanted]:
                 package.build(work, out / "prebuilt" / driver.version / flavour)
+        if not driver.debian:
+            fabric_manager(driver).build(work, out / "prebuilt" / driver.version / "fabricmanager")
     for source, name in (("libcudart.c", "libsimcudart.so"), ("libsimkernel.c", "libsimkernel.so")):
         compile_library(sources / source, out / "lib" / name)
     shutil.rmtree(work)
