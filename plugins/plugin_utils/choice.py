@@ -17,6 +17,7 @@ from packaging.version import Version
 LOW = "low"
 HIGH = "high"
 Floor = tuple[Version, str]
+LATE = ("source", "confidence")  # the faults that are told last
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,11 @@ class Candidate:
 
     def against(self, driver: Driver) -> tuple[Fault, ...]:
         fault = self.fault(driver)
-        return (*self.faults, fault) if fault else self.faults
+        if fault is None:
+            return self.faults
+        # What the host cannot run matters before where it could be had.
+        found = [item for item in self.faults if item.rule not in LATE]
+        return (*found, fault, *self.faults[len(found) :])
 
 
 @dataclass(frozen=True)

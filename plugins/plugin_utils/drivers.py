@@ -352,7 +352,7 @@ def tell(host: Host, wish: Wish, driver: Driver, today: datetime.date, notes: No
                 f"of {driver.offer.confidence} confidence: the repository {driver.repository} carries driver "
                 f"{driver.text} for {host.system.name}",
             )
-        if host.secure_boot and driver.modules == "dkms":
+        if host.secure_boot and driver.modules == "dkms" and not host.key_enrolled:
             notes.warn(
                 "secure_boot",
                 "Secure Boot is on: the module loads only once its signing key is enrolled (mokutil)",
@@ -371,7 +371,8 @@ def tell(host: Host, wish: Wish, driver: Driver, today: datetime.date, notes: No
     if driver.branch:
         _end_of_life(driver.branch, today, notes)
     code = re.sub(r"[^a-z]+", "_", (host.verdict or "").lower()).strip("_")
-    if driver.action != "none" and host.verdict not in SOUND and code not in _codes(notes.warnings):
+    stays = driver.action == "keep" or (driver.action == "install" and not driver.replaces)
+    if stays and host.verdict not in SOUND and code not in _codes(notes.warnings):
         notes.warn(code, f"driver: {host.verdict}" + (f": {host.reason}" if host.reason else ""))
 
 

@@ -46,6 +46,7 @@ class Host:
     has_glibc: bool
     virtualization: str
     secure_boot: bool
+    key_enrolled: bool  # the one that DKMS signs with
     kernels: tuple[str, ...]
     gpus: tuple[tables.Model, ...]
     all_known: bool  # false when a GPU could not be told
@@ -196,6 +197,7 @@ def read(value: Any) -> tuple[Host, tuple[str | None, ...], list[Problem]]:
         has_glibc=truth.get("glibc", "") is not None,
         virtualization=text(mapping(truth.get("virtualization")).get("type")) or "none",
         secure_boot=truth.get("secure_boot") is True,
+        key_enrolled=mapping(mapping(truth.get("mok")).get("key")).get("enrolled") is True,
         kernels=_kernels(truth),
         gpus=gpus,
         all_known=known,

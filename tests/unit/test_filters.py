@@ -69,7 +69,7 @@ def test_plan_speaks_of_role_variables() -> None:
 def test_plan_compares_with_the_given_day() -> None:
     facts, wanted = truth(H100, driver="535.261.03"), wish(PYPI)
     assert plan.plan(facts, wanted, today="2025-01-01")["warnings"] == []
-    assert "end of life" in plan.plan(facts, wanted, today="2027-01-01")["warnings"][0]
+    assert "end of life" in plan.plan(facts, wanted, today="2027-01-01")["warnings"][0]["text"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.torchfleet.gpu.plugins.filter import fleet_report
+from ansible_collections.torchfleet.gpu.plugins.filter import fleet_document
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import outcome
 
 GPU = {"slot": "0000:18:00.0", "device": "2330"}
@@ -18,9 +18,15 @@ PLAN: dict[str, Any] = {
     "gpus": [{**gpu, "name": "H100 SXM5 80GB"} for gpu in TRUTH["gpus"]],
     "environments": [{"name": "torch", "torch": "2.10.0", "variant": "cu128"}],
     "reasons": [
-        "the host keeps the driver 535.261.03 that it has",
-        "torch 2.15.0 cu132 needs driver >= 580.65.06; the host has 535.261.03 (likewise 13 more)",
-        "torch 2.10.0 cu128 from pypi is the newest that fits the GPU and the driver",
+        {"code": code, "text": text, "remedy": None}
+        for code, text in (
+            ("driver_kept", "the host keeps the driver 535.261.03 that it has"),
+            (
+                "driver",
+                "torch 2.15.0 cu132 needs driver >= 580.65.06; the host has 535.261.03 (likewise 13 more)",
+            ),
+            ("build", "torch 2.10.0 cu128 from pypi is the newest that fits the GPU and the driver"),
+        )
     ],
 }
 RESULT: dict[str, Any] = {
@@ -121,4 +127,4 @@ def test_one_row_for_each_environment_planned_or_proven() -> None:
 
 def test_the_filter_refuses_what_is_no_list() -> None:
     with pytest.raises(AnsibleFilterError, match="not a list of host names"):
-        fleet_report.fleet_report("all", {})
+        fleet_document.fleet_document("all", {}, {})

@@ -81,6 +81,10 @@ def build(result: dict[str, Any]) -> tuple[str | None, str | None]:
     return result["environments"][0]["torch"], result["environments"][0]["variant"]
 
 
+def texts(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["text"] for row in rows]
+
+
 def codes(result: dict[str, Any]) -> list[str]:
     return [row["code"] for row in result["problems"]]
 
@@ -157,11 +161,15 @@ def test_whole_plan_of_a_hopper_host() -> None:
         ],
         "driver": {
             "action": "keep",
+            "replaces": None,
             "branch": "535",
             "version": "535.261.03",
             "flavour": "proprietary",
             "repository": None,
+            "modules": None,
             "packages": [],
+            "stream": None,
+            "forward_compat": None,
         },
         "environments": [
             {
@@ -171,20 +179,52 @@ def test_whole_plan_of_a_hopper_host() -> None:
                 "variant": "cu128",
                 "cuda": "12.8",
                 "requirements": ["torch===2.10.0", "torchvision===0.25.0"],
-                "sources": [{"name": "tuna", "index_url": TUNA, "extra_index_urls": [], "find_links": []}],
+                "sources": [
+                    {
+                        "name": "tuna",
+                        "kind": "pypi",
+                        "method": "pip",
+                        "index_url": TUNA,
+                        "extra_index_urls": [],
+                        "find_links": [],
+                    }
+                ],
             }
         ],
         "expect": {"cuda_available": True, "device_count": 2, "capabilities": ["9.0"]},
         "reasons": [
-            "the host keeps the driver 535.261.03 that it has",
-            "torch 2.15.0 cu132 needs driver >= 580.65.06; the host has 535.261.03 "
-            "(likewise 13 more, down to 2.11.0 cu130)",
-            "torch 2.14.1 cu126 is carried by none of the sources allowed: tuna (pypi) "
-            "(likewise 9 more, down to 2.11.0 cu126)",
-            "torch 2.10.0 cu128 from tuna is the newest that fits the GPU and the driver "
-            "(the host has 535.261.03)",
+            {
+                "code": "driver_kept",
+                "text": "the host keeps the driver 535.261.03 that it has",
+                "remedy": None,
+            },
+            {
+                "code": "driver",
+                "text": "torch 2.15.0 cu132 needs driver >= 580.65.06; the host keeps 535.261.03 "
+                "(likewise 13 more, down to 2.11.0 cu130)",
+                "remedy": "a driver >= 580.65.06 would allow torch 2.15.0 cu132: set driver.upgrade to true, or "
+                "replace the driver by hand",
+            },
+            {
+                "code": "source",
+                "text": "torch 2.14.1 cu126 is carried by none of the sources allowed: tuna (pypi) "
+                "(likewise 9 more, down to 2.11.0 cu126)",
+                "remedy": "add a source that carries torch 2.14.1 cu126 (a wheel index, or find_links)",
+            },
+            {
+                "code": "build",
+                "text": "torch 2.10.0 cu128 from tuna is the newest that fits the GPU and the driver "
+                "(the host keeps 535.261.03)",
+                "remedy": None,
+            },
         ],
-        "warnings": ["driver branch 535 is past its end of life (2026-06)"],
+        "warnings": [
+            {
+                "code": "end_of_life",
+                "text": "driver branch 535 is past its end of life (2026-06)",
+                "remedy": None,
+            }
+        ],
         "problems": [],
     }
 
@@ -193,18 +233,18 @@ def test_pascal_loses_the_newer_builds_for_want_of_code() -> None:
     result = plan(truth(GTX_1080, driver="580.95.05"), wish(PYPI))
     assert any(
         line.startswith("torch 2.15.0 cu132 has no code for GeForce GTX 1080 (compute capability 6.1)")
-        for line in result["reasons"]
+        for line in texts(result["reasons"])
     )
 
 
 def test_last_release_for_a_gpu_is_warned_about() -> None:
     result = plan(truth(V100, driver="580.95.05"), wish(INDEX))
-    assert (
-        "torch 2.14.1 is the last release with code for Tesla V100 PCIe 32GB (capability 7.0)"
-        in (result["warnings"])
+    assert "torch 2.14.1 is the last release with code for Tesla V100 PCIe 32GB (capability 7.0)" in texts(
+        result["warnings"]
     )
     assert not any(
-        "last release" in line for line in plan(truth(H100, driver="580.95.05"), wish(INDEX))["warnings"]
+        "last release" in line
+        for line in texts(plan(truth(H100, driver="580.95.05"), wish(INDEX))["warnings"])
     )
 
 
@@ -260,6 +300,8 @@ def test_find_links_takes_the_rest_from_pypi() -> None:
     assert row["sources"] == [
         {
             "name": "site",
+            "kind": "find_links",
+            "method": "pip",
             "index_url": TUNA,
             "extra_index_urls": [],
             "find_links": ["https://wheels.example.org/"],
@@ -280,7 +322,7 @@ def test_carried_release_that_the_tables_lack_is_told() -> None:
     newer = {**SITE, "carries": ["torch==99.1.0+cpu"]}
     result = plan(truth(), wish(newer))
     assert codes(result) == ["no_build"]
-    assert any("99.1.0" in line for line in result["warnings"])
+    assert any("99.1.0" in line for line in texts(result["warnings"]))
 
 
 # Drivers
@@ -300,7 +342,7 @@ def test_bare_host_gets_the_archives_driver(
     gpus: list[str], os_version: str, version: str, flavour: str, first_package: str, torch: str
 ) -> None:
     facts = truth(*gpus, os={"id": "debian", "version": os_version, "name": "Debian"})
-    result = plan(facts, wish(PYPI))
+    result = plan(facts, wish(PYPI, driver={"repository": "distribution"}))
     assert result["driver"]["action"] == "install"
     assert (result["driver"]["version"], result["driver"]["flavour"]) == (version, flavour)
     assert result["driver"]["branch"] == version[:3]
@@ -327,7 +369,8 @@ def test_flavour_and_branch_can_be_wished() -> None:
 @pytest.mark.parametrize("version", ["12", "13"])
 def test_blackwell_has_no_driver_in_debians_archive(version: str) -> None:
     facts = truth(RTX_5090, os={"id": "debian", "version": version, "name": "Debian"})
-    result = plan(facts, wish(PYPI))
+    assert plan(facts, wish(PYPI))["driver"]["repository"] == "nvidia"
+    result = plan(facts, wish(PYPI, driver={"repository": "distribution"}))
     assert codes(result) == ["no_driver_offered"]
     problem = result["problems"][0]
     assert "too old for GeForce RTX 5090 (Blackwell): the oldest that fits is 570" in problem["found"]
@@ -336,14 +379,15 @@ def test_blackwell_has_no_driver_in_debians_archive(version: str) -> None:
 
 
 def test_branch_that_the_archive_lacks() -> None:
-    result = plan(truth(H100), wish(PYPI, driver={"branch": "580"}))
+    result = plan(truth(H100), wish(PYPI, driver={"branch": "580", "repository": "distribution"}))
     assert codes(result) == ["no_driver_offered"]
     assert "branch 535 is not the 580 of driver.branch" in result["problems"][0]["found"]
     assert "a driver >= 520.61.05 with" in result["problems"][0]["expected"]  # as NVIDIA writes it
 
 
 def test_repository_without_packages_in_the_tables() -> None:
-    assert codes(plan(truth(H100), wish(PYPI, driver={"repository": "nvidia"}))) == ["no_repository"]
+    facts = truth(H100, os={"id": "debian", "version": "11", "name": "Debian 11"})
+    assert codes(plan(facts, wish(PYPI, driver={"repository": "nvidia"}))) == ["no_repository"]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +430,7 @@ def test_next_boots_driver_counts() -> None:
     facts["driver"]["on_disk"] = {"version": "580.95.05", "flavour": "open"}
     result = plan(facts, wish(PYPI))
     assert result["driver"]["version"] == "580.95.05"
-    assert any("535.261.03 is loaded" in line for line in result["warnings"])
+    assert any("535.261.03 is loaded" in line for line in texts(result["warnings"]))
 
 
 def test_package_without_a_module_is_kept_and_told() -> None:
@@ -394,7 +438,7 @@ def test_package_without_a_module_is_kept_and_told() -> None:
     facts["driver"]["package"] = {"name": "cuda-drivers", "version": "1:580.95.05-1", "manager": "dpkg"}
     result = plan(facts, wish(PYPI))
     assert (result["driver"]["action"], result["driver"]["version"]) == ("keep", "580.95.05")
-    assert any("no kernel module" in line for line in result["warnings"])
+    assert any("no kernel module" in line for line in texts(result["warnings"]))
 
 
 def test_container_gets_no_driver_unless_allowed() -> None:
@@ -402,11 +446,11 @@ def test_container_gets_no_driver_unless_allowed() -> None:
     result = plan(facts, wish(CPU_INDEX))
     assert result["driver"]["action"] == "none"
     assert build(result) == ("2.15.0", "cpu")
-    assert any("container" in line for line in result["reasons"])
+    assert any("container" in line for line in texts(result["reasons"]))
     assert codes(plan(facts, wish(PYPI, driver={"state": "present"}))) == ["driver_in_container"]
     allowed = plan(facts, wish(PYPI, driver={"allow_in_container": True}))
     assert allowed["driver"]["action"] == "install"
-    assert build(allowed) == ("2.10.0", "cu128")
+    assert build(allowed) == ("2.15.0", "cu132")
 
 
 def test_container_with_a_loaded_driver_uses_it() -> None:
@@ -432,8 +476,10 @@ def test_states() -> None:
 
 
 def test_secure_boot_is_warned_about() -> None:
-    assert any("Secure Boot" in line for line in plan(truth(H100, secure_boot=True), wish(PYPI))["warnings"])
-    assert not any("Secure Boot" in line for line in plan(truth(H100), wish(PYPI))["warnings"])
+    assert any(
+        "Secure Boot" in line for line in texts(plan(truth(H100, secure_boot=True), wish(PYPI))["warnings"])
+    )
+    assert not any("Secure Boot" in line for line in texts(plan(truth(H100), wish(PYPI))["warnings"]))
 
 
 @pytest.mark.parametrize(
@@ -448,7 +494,7 @@ def test_secure_boot_is_warned_about() -> None:
 def test_end_of_life_of_a_branch(today: str, text: str | None) -> None:
     day = datetime.date.fromisoformat(today)
     result = planner.plan(truth(H100, driver="535.261.03"), wish(PYPI), "gpu07", day)
-    found = [line for line in result["warnings"] if "end of life" in line]
+    found = [line for line in texts(result["warnings"]) if "end of life" in line]
     assert [text in line for line in found] == [True] if text else not found
 
 
@@ -487,7 +533,10 @@ def test_python_that_a_release_lacks() -> None:
 def test_gpu_without_any_build() -> None:
     result = plan(truth(GTX_680), wish(PYPI, INDEX))
     assert codes(result) == ["no_build"]
-    assert "has no code for GeForce GTX 680 (compute capability 3.0)" in result["problems"][0]["found"]
+    assert (
+        "no release of torch for x86_64 has code for GeForce GTX 680 (compute capability 3.0)"
+        in result["problems"][0]["found"]
+    )
     assert "set environments[0].variant to cpu" in result["problems"][0]["fix"]
 
 
@@ -511,7 +560,7 @@ def test_no_driver_is_installed_into_wsl() -> None:
     facts = truth(virtualization={"type": "wsl2", "detail": None})
     result = plan(facts, wish(PYPI, CPU_INDEX, driver={"state": "present"}))
     assert result["driver"]["action"] == "none"
-    assert "WSL2: the driver belongs to Windows, none is installed here" in result["reasons"]
+    assert "WSL2: the driver belongs to Windows, none is installed here" in texts(result["reasons"])
 
 
 def test_old_glibc_and_other_c_libraries() -> None:
@@ -527,10 +576,10 @@ def test_low_confidence_is_taken_only_when_named() -> None:
     facts = truth(H100, driver="595.112.07")
     result = plan(facts, wish(only_129))
     assert build(result) == ("2.8.0", "cu129")
-    assert any("2.13.0 cu129 is not known for certain" in line for line in result["reasons"])
+    assert any("2.13.0 cu129 is not known for certain" in line for line in texts(result["reasons"]))
     named = plan(facts, wish(only_129, variant="cu129"))
     assert build(named) == ("2.13.0", "cu129")
-    assert any("low confidence" in line for line in named["warnings"])
+    assert any("low confidence" in line for line in texts(named["warnings"]))
 
 
 # Truths
@@ -540,7 +589,7 @@ def test_unlisted_id_in_a_known_block_is_judged_by_it() -> None:
     result = plan(truth("2325", driver="535.261.03"), wish(PYPI))
     assert build(result) == ("2.10.0", "cu128")
     assert result["gpus"][0]["capability"] == "9.0"
-    assert any("10de:2325" in line and "not in the tables" in line for line in result["warnings"])
+    assert any("10de:2325" in line and "not in the tables" in line for line in texts(result["warnings"]))
 
 
 @pytest.mark.parametrize("device", ["ffff", "2a80"])
@@ -557,7 +606,9 @@ def test_unknown_system_lists_the_known_ones() -> None:
     result = plan(facts, wish(PYPI))
     assert codes(result) == ["unknown_os"]
     assert result["problems"][0]["found"] == "Plan 9"
-    assert result["problems"][0]["expected"] == "one of Debian 12, Debian 13"
+    assert result["problems"][0]["expected"].startswith(
+        "one of Debian 11, Debian 12, Debian 13, Ubuntu 20.04"
+    )
 
 
 def test_all_problems_at_once() -> None:
@@ -580,7 +631,7 @@ def test_several_environments_are_told_apart() -> None:
         ("torch", "2.15.0", "cu132"),
         ("old", "2.5.1", "cpu"),
     ]
-    assert any(line.startswith("old: torch 2.5.1 cpu from nju") for line in result["reasons"])
+    assert any(line.startswith("old: torch 2.5.1 cpu from nju") for line in texts(result["reasons"]))
 
 
 def test_input_is_left_alone() -> None:

