@@ -1,0 +1,102 @@
+"""The role report on the controller: its files, its history, and what it compares with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleet_of import fleet  # type: ignore[import-not-found]
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"report.html", "report.json", "report.txt", "report.prom", "changes.txt", "history"}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """An inventory whose hosts have the facts of a run, and a play that reports them."""
+    hosts: dict[str, Any] = {}
+    for row in fleet(3):
+        names = {f"torchfleet_{key}": row[key] for key in ("truth", "plan", "results")}
+        hosts[row["host"]] = {**names, "ansible_connection": "local"}
+    hosts["<script>"] = {"ansible_connection": "local"}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    roles = [{"role": "torchfleet.gpu.report"}]
+    (tmp_path / "play.yml").write_text(
+        yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": roles}])
+    )
+    return tmp_path
+
+
+def report(site: Path, *options: str, code: int = 0, **variables: Any) -> str:
+    given = json.dumps({"report_dir": str(site / "report"), **variables})
+    command = [
+        Path(sys.executable).parent / "ansible-playbook",
+        "-i",
+        site / "hosts.yml",
+        "-e",
+        given,
+        *options,
+    ]
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "USER": "alice",
+        "SUDO_USER": "",
+    }
+    done = subprocess.run(
+        [*map(str, command), str(site / "play.yml")],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def past(site: Path, moment: str, **change: Any) -> None:
+    """Put a report of another moment into the history."""
+    told = json.loads((site / "report/report.json").read_text())
+    told["run"]["time"] = moment
+    next(row for row in told["hosts"] if row["host"] == "gpu001")["driver"].update(change)
+    name = "report-" + moment.replace("-", "").replace(":", "") + ".json"
+    (site / "report/history" / name).write_text(json.dumps(told))
+
+
+def test_the_files_the_history_and_what_changed(site: Path) -> None:
+    report(site)
+    folder = site / "report"
+    assert {path.name for path in folder.iterdir()} == FILES
+    told = json.loads((folder / "report.json").read_text())
+    assert (told["run"]["by"], told["summary"]["hosts"]) == ("alice", 4)
+    assert "&lt;script&gt;" in (folder / "report.html").read_text()
+    assert (folder / "changes.txt").read_text() == "there is no report to compare with\n"
+
+    for file in (folder / "history").iterdir():  # what it wrote now comes back under other names
+        file.unlink()
+    past(site, "2026-11-20T18:00:00Z", version="470.1")
+    past(site, "2026-11-21T09:00:00Z", version="535.1")
+    version = next(row["driver"]["version"] for row in told["hosts"] if row["host"] == "gpu001")
+    assert f"gpu001: driver version: 470.1 -> {version}" in report(site, report_since="2026-11-20")
+    assert f"gpu001: driver version: 535.1 -> {version}" in report(site, report_since="2026-11-21T09:00:00Z")
+    last = json.loads((folder / "report.json").read_text())
+    assert [run["time"] for run in last["runs"]][-1] == "2026-11-21T09:00:00Z"
+    assert "nothing changed" in report(site, report_keep=2)
+    kept = sorted(path.name for path in (folder / "history").iterdir())
+    assert len(kept) == 2 and "report-20261120T180000Z.json" not in kept
+
+
+def test_a_wrong_day_is_refused(site: Path) -> None:
+    assert "expected a day such as 2026-11-20" in report(site, report_since="Friday", code=2)
+
+
+def test_without_a_directory_nothing_is_written(site: Path) -> None:
+    assert "gpu001" in report(site, report_dir="")
+    assert not (site / "report").exists()
