@@ -210,7 +210,7 @@ def test_a_portal_does_not_spoil_what_is_there(mirror: str, tmp_path: Path) -> N
 def test_a_redirect_from_https_to_http_is_refused() -> None:
     request = urllib.request.Request("https://mirrors.example.org/file")
     with pytest.raises(dl.MirrorError, match="redirects away to http://"):
-        dl._SameSite().redirect_request(request, None, 302, "Found", {}, "http://mirrors.example.org/file")
+        dl._SameSite(()).redirect_request(request, None, 302, "Found", {}, "http://mirrors.example.org/file")
 
 
 def test_redirects_within_a_site_are_followed(mirror: str, tmp_path: Path) -> None:
@@ -267,3 +267,48 @@ def test_check_mode_asks_and_fetches_nothing(mirror: str) -> None:
     found = dl.available(WEB, [f"{mirror}/missing/file", f"{mirror}/good/file"])
     assert (found.url, found.size, len(found.failures)) == (f"{mirror}/good/file", len(BODY), 1)
     assert {method for method, _, _ in Mirror.seen} == {"HEAD"}
+
+
+def test_a_redirect_to_a_named_host_is_followed() -> None:
+    request = urllib.request.Request("https://github.com/file")
+    away = "https://release-assets.githubusercontent.com/file"
+    follow = dl._SameSite(["release-assets.githubusercontent.com"])
+    followed = follow.redirect_request(request, None, 302, "Found", {}, away)
+    assert followed.full_url == away
+    with pytest.raises(dl.MirrorError, match="redirects away"):
+        follow.redirect_request(request, None, 302, "Found", {}, "https://evil.example.org/file")
+
+
+def test_without_a_hash_only_https_and_nothing_is_resumed(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dest = tmp_path / "f"
+    with pytest.raises(dl.DownloadError) as caught:
+        dl.download(WEB, [f"{mirror}/good/file"], str(dest), "")
+    assert "over https alone" in str(caught.value.failures[0])
+    (tmp_path / "f.part").write_bytes(b"of yesterday")
+    dest.write_bytes(b"of last week")
+    real = dl._opened
+    # The server has no certificate: the scheme is all that differs.
+    monkeypatch.setattr(
+        dl, "_opened", lambda web, url, **more: real(web, url.replace("https", "http"), **more)
+    )
+    fetched = dl.download(
+        WEB,
+        [f"{mirror}/dies/x".replace("http", "https"), f"{mirror}/good/x".replace("http", "https")],
+        str(dest),
+        "",
+    )
+    assert dest.read_bytes() == BODY and fetched.resumed_from == 0
+    assert {ranged for _, _, ranged in Mirror.seen} == {None}
+
+
+def test_passwords_in_urls_as_written_and_as_meant() -> None:
+    urls = ["https://lab:p%40ss@a.example/x", "https://b.example/y", "http://user@c.example/"]
+    assert dl.secrets(urls) == {"p%40ss", "p@ss"}
+
+
+def test_the_speed_is_measured_within_bounds(mirror: str) -> None:
+    assert dl.speed(WEB, f"{mirror}/good/file", 1 << 16, 5) > 1e5
+    with pytest.raises(dl.MirrorError):
+        dl.speed(WEB, f"{mirror}/missing/file", 1 << 16, 5)

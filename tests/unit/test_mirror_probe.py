@@ -41,11 +41,10 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     warnings: list[str] = []
     monkeypatch.setattr(AnsibleModule, "warn", lambda _, text: warnings.append(text))
 
-    def call(urls: list[str], ca_pem: str = "", **more: Any) -> dict[str, Any]:
+    def call(urls: list[str], ca_pem: str = "", order: str = "given", **more: Any) -> dict[str, Any]:
         group = {"name": "pypi", "urls": urls, "path": "pip", "expect": "pip-", **more}
-        with patch_module_args({"groups": [group], "timeout": 2, "ca_pem": ca_pem}), pytest.raises(
-            SystemExit
-        ):
+        args = {"groups": [group], "timeout": 2, "ca_pem": ca_pem, "order": order}
+        with patch_module_args(args), pytest.raises(SystemExit):
             mirror_probe.main()
         return {**json.loads(capsys.readouterr().out.splitlines()[-1]), "warnings": warnings}
 
@@ -59,6 +58,7 @@ def test_the_first_that_answers_wins_and_the_rest_is_not_asked(run: Run, mirror:
         "urls": [f"{mirror}/good/", DEAD],
         "failures": [],
         "missing": [],
+        "speeds": {},
     }
     assert found["changed"] is False and found["warnings"] == []
 
@@ -92,3 +92,32 @@ def test_a_certificate_that_is_none_is_told(run: Run) -> None:
     pem = "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n"
     failed = run([DEAD], ca_pem=pem)
     assert failed["failed"] and "mirrors_ca_certificates holds no valid PEM" in failed["msg"]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "chosen"),
+    [
+        ({"a": 90, "b": 100}, "a"),  # as good: the given order holds
+        ({"a": 40, "b": 100}, "b"),
+        ({"a": 40, "b": 60, "c": 100}, "b"),
+    ],
+)
+def test_by_speed_the_first_fast_one_is_taken(
+    run: Run, mirror: str, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, float], chosen: str
+) -> None:
+    def speed(web: Any, url: str, count: int, seconds: float) -> float:
+        assert (count, seconds) == (1048576, 2)
+        return speeds[url.rsplit("?", 1)[1].split("/")[0]]
+
+    monkeypatch.setattr(mirror_probe, "speed", speed)
+    urls = [f"{mirror}/good/pip?{name}" for name in speeds]
+    found = run([DEAD, *urls], order="speed")["groups"]["pypi"]
+    assert found["url"] == f"{mirror}/good/pip?{chosen}"
+    assert sorted(found["urls"][:-1]) == urls and found["urls"][-1] == DEAD
+    assert found["speeds"] == {url: speeds[url.rsplit("?", 1)[1]] for url in urls}
+    assert found["failures"] == [f"{DEAD}/pip: connection refused"]
+
+
+def test_by_speed_none_alive_names_each_once(run: Run, mirror: str) -> None:
+    failed = run([DEAD, f"{mirror}/portal"], order="speed")
+    assert failed["failed"] and failed["msg"].count("connection refused") == 1
