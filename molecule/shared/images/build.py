@@ -6,7 +6,9 @@
 
 debian12 and debian13 are bare Debian servers (systemd, sshd, python3) made from Debian packages by
 mmdebstrap, so that no registry is needed. debian12-simgpu and debian13-simgpu add the simulated GPU layer of
-../simgpu. Each image carries a label with a hash of what it was made from: a second run does nothing.
+../simgpu. ubuntu2404-shaped and rocky9-shaped are Debian underneath, and look like another system to a role
+that installs a driver (../shaped). Each image carries a label with a hash of what it was made from: a second
+run does nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SIMGPU = HERE.parent / "simgpu"
+SHAPED = HERE.parent / "shaped"
 LABEL = "torchfleet.inputs"
 RELEASES = {"debian12": "bookworm", "debian13": "trixie"}
 # What an installed Debian server has, and what a container leaves out: kernel, boot loader, udev, cron.
@@ -47,6 +50,21 @@ PACKAGES = [
 ]
 EXTRA_PACKAGES: Mapping[str, Sequence[str]] = {"debian12": ["zsh"], "debian13": []}
 COMPONENTS = "main non-free-firmware"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a host that is shaped like another system is made of, beside its Debian."""
+
+    base: str
+    build: str
+    host: str
+
+
+SHAPES = {
+    "ubuntu2404-shaped": Shape("debian13", "gpg gpg-agent", ""),
+    "rocky9-shaped": Shape("debian12", "createrepo-c rpm gpg gpg-agent", "dnf dnf-plugins-core rpm"),
+}
 # Documentation is of no use in a throw-away host; the copyright files stay.
 DPKG_OPTIONS = (
     "path-exclude=/usr/share/man/*",
@@ -171,8 +189,13 @@ def build(name: str, options: Options) -> None:
     tag = f"torchfleet/{name}:latest"
     base, simulated, _ = name.partition("-simgpu")
     registry = options.base_images.get(base)
+    shape = SHAPES.get(name)
     trees: list[Path]
-    if simulated:
+    if shape:
+        build(shape.base, options)
+        parts = [inspect(f"torchfleet/{shape.base}:latest")[0], options.mirror, shape.build, shape.host]
+        trees = [SHAPED, SIMGPU / "rootfs"]
+    elif simulated:
         build(base, options)
         parts, trees = [inspect(f"torchfleet/{base}:latest")[0], options.mirror, options.security], [SIMGPU]
     elif registry:
@@ -195,7 +218,12 @@ def build(name: str, options: Options) -> None:
         print(f"{tag}: up to date ({inputs})")
         return
     start = time.monotonic()
-    if simulated:
+    if shape:
+        print(f"{tag}: building on torchfleet/{shape.base} ...", flush=True)
+        arguments = {"BASE": f"torchfleet/{shape.base}:latest", "SHAPE": name.removesuffix("-shaped")}
+        arguments |= {"BUILD_PACKAGES": shape.build, "HOST_PACKAGES": shape.host}
+        dockerfile(HERE.parent, "shaped/Dockerfile", tag, inputs, arguments)
+    elif simulated:
         print(f"{tag}: building the simulated GPU layer on torchfleet/{base} ...", flush=True)
         dockerfile(SIMGPU, "Dockerfile", tag, inputs, {"BASE": f"torchfleet/{base}:latest", "RELEASE": base})
     elif registry:
@@ -212,7 +240,7 @@ def build(name: str, options: Options) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and build; 1 with a message when an image cannot be had."""
-    names = [name + layer for name in RELEASES for layer in ("", "-simgpu")]
+    names = [name + layer for name in RELEASES for layer in ("", "-simgpu")] + list(SHAPES)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names)}")
     parser.add_argument("--base-image", action="append", default=[], metavar="RELEASE=IMAGE")
