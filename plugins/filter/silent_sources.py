@@ -26,7 +26,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The name of each source, and what was C(found) instead of an answer.
+  description:
+    - The C(name) of each source, what was C(found) instead of an answer, and the C(warning) for the plan.
   type: list
   elements: dict
 """
@@ -38,7 +39,7 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils import preflight
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import plain
 
 
-def silent_sources(probed: Any) -> list[dict[str, str]]:
+def silent_sources(probed: Any) -> list[dict[str, Any]]:
     return preflight.silent_sources(plain(probed))
 
 

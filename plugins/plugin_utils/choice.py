@@ -9,9 +9,8 @@ from functools import lru_cache
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import sources, tables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.offers import Driver
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import Note, Problem, note, problem
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils.tables import CPU, WHEEL, Build, Model
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.tables import CPU, WHEEL, Build, Model, Release
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.wish import AUTO, EnvironmentWish, Source
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 LOW = "low"
@@ -26,6 +25,9 @@ class Fault:
 
     rule: str
     tail: str
+
+
+UNSURE = Fault("confidence", "is not known for certain to be published: only taken when it is named")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,59 @@ def candidates(query: Query) -> Candidates:
     return Candidates(query)
 
 
+class Host:
+    """What a kind of host has against each build, and the oldest driver that runs the build there."""
+
+    def __init__(
+        self, machine: str, python: str, glibc: str | None, has_glibc: bool, models: tuple[Model, ...]
+    ):
+        self._machine, self._python, self._models = machine, python, models
+        self._glibc, self._has_glibc = Version(glibc) if glibc else None, has_glibc
+        self._known: dict[Build, tuple[tuple[Fault, ...], Floor | None]] = {}
+
+    def against(self, build: Build) -> tuple[tuple[Fault, ...], Floor | None]:
+        if build not in self._known:
+            faults, floor = list(self._faults(build)), None
+            if build.cuda and self._models:
+                code, floor = _code(build, self._machine, self._models)
+                faults += code
+            self._known[build] = (tuple(faults), floor)
+        return self._known[build]
+
+    def _faults(self, build: Build) -> Iterator[Fault]:
+        machine, tags = self._machine, build.release.python[self._machine]
+        if self._python not in tags:
+            yield Fault("python", f"is not built for Python {self._python} (but for {', '.join(tags)})")
+        if not self._has_glibc:
+            yield Fault("glibc", "needs glibc; the host has another C library")
+        elif self._glibc and self._glibc < build.glibc[machine]:
+            yield Fault("glibc", f"needs glibc >= {build.glibc[machine]}; the host has {self._glibc}")
+        if build.cuda and machine not in build.capabilities:
+            yield Fault("machine", f"is not built for {machine}")
+
+
+_host = lru_cache(maxsize=1024)(Host)
+
+
+class Shelf:
+    """Which of the sources carry each build."""
+
+    def __init__(self, allowed: tuple[Source, ...], packages: tuple[str, ...], machine: str):
+        self._sources, self._packages, self._machine = allowed, packages, machine
+        self._known: dict[Build, tuple[sources.Carrier, ...]] = {}
+        kinds = tuple(sorted({item.kind for item in allowed if item.method == "conda"}))
+        self.releases = _releases(kinds)
+        self.nowhere = Fault("source", f"is carried by none of the sources allowed: {sources.names(allowed)}")
+
+    def carriers(self, build: Build) -> tuple[sources.Carrier, ...]:
+        if build not in self._known:
+            self._known[build] = sources.carriers(self._sources, build, self._packages, self._machine)
+        return self._known[build]
+
+
+_shelf = lru_cache(maxsize=1024)(Shelf)
+
+
 @lru_cache(maxsize=8)
 def _releases(kinds: tuple[str, ...]) -> tuple[tuple[Build, ...], ...]:
     """The builds of each release, the newest first."""
@@ -138,11 +193,53 @@ def _releases(kinds: tuple[str, ...]) -> tuple[tuple[Build, ...], ...]:
 
 
 def _candidates(query: Query) -> Iterator[Candidate]:
-    kinds = tuple(sorted({item.kind for item in query.sources if item.method == "conda"}))
-    for age, builds in enumerate(_releases(kinds)):
-        row = [_candidate(build, query, age) for build in builds]
+    environment = query.environment
+    python = ".".join(environment.python.split(".")[:2])
+    glibc = str(query.glibc) if query.glibc else None
+    host = _host(query.machine, python, glibc, query.has_glibc, query.models)
+    shelf = _shelf(query.sources, environment.packages, query.machine)
+    other = Fault("torch", f"is not the {environment.torch} of {environment.path}.torch")
+    for age, builds in enumerate(shelf.releases):
+        wanted = () if environment.range.contains(builds[0].release.version) else (other,)
+        row = [_candidate(build, query, age, wanted, host, shelf) for build in builds]
         default = builds[0].release.pypi.get(query.machine)
         yield from sorted((item for item in row if item), key=lambda item: _order(item, default))
+
+
+def _candidate(
+    build: Build, query: Query, age: int, wanted: tuple[Fault, ...], host: Host, shelf: Shelf
+) -> Candidate | None:
+    """None when the build is not of the kind that is looked for at all."""
+    environment, release = query.environment, build.release
+    if query.machine not in release.python:
+        return None
+    asked = environment.variant
+    if (build.cuda is not None) != (query.on_gpu if asked == AUTO else asked != CPU):
+        return None
+    faults = wanted
+    if asked not in (AUTO, build.variant):
+        faults = (Fault("variant", f"is not the {asked} of {environment.path}.variant"), *wanted)
+    if environment.companions:
+        faults += tuple(_companions(release, environment))
+    against, floor = host.against(build)
+    faults += against
+    found = shelf.carriers(build)
+    if not found:
+        faults += (shelf.nowhere,)
+    if build.confidence.get(query.machine) == LOW and asked == AUTO:
+        faults += (UNSURE,)
+    care = bool(build.cuda) and build.capabilities.get(query.machine, ()) is None
+    return Candidate(build, faults, found, floor, care, age)
+
+
+def _companions(release: Release, environment: EnvironmentWish) -> Iterator[Fault]:
+    for package, wanted in environment.companions:
+        version = release.companion(package)
+        if version is None:
+            yield Fault("packages", f"has no {package} that goes with it")
+        elif wanted not in (None, version):
+            where = f"{environment.path}.{package}"
+            yield Fault("packages", f"goes with {package} {version}, not the {wanted} of {where}")
 
 
 def _order(candidate: Candidate, default: str | None) -> tuple[bool, bool, int, bool, tuple[int, int]]:
@@ -158,76 +255,6 @@ def _order(candidate: Candidate, default: str | None) -> tuple[bool, bool, int, 
     )
 
 
-def _candidate(build: Build, query: Query, age: int) -> Candidate | None:
-    """None when the build is not of the kind that is looked for at all."""
-    environment, release = query.environment, build.release
-    if query.machine not in release.python:
-        return None
-    faults = []
-    if environment.variant == AUTO:
-        if (build.cuda is not None) != query.on_gpu:
-            return None
-    elif build.variant != environment.variant:
-        if (build.cuda is None) != (environment.variant == CPU):
-            return None
-        faults.append(Fault("variant", f"is not the {environment.variant} of {environment.path}.variant"))
-    if not within(release.version, environment.range):
-        faults.append(Fault("torch", f"is not the {environment.torch} of {environment.path}.torch"))
-    for package, wanted in environment.companions:
-        version = release.companion(package)
-        if version is None:
-            faults.append(Fault("packages", f"has no {package} that goes with it"))
-        elif wanted not in (None, version):
-            faults.append(
-                Fault(
-                    "packages",
-                    f"goes with {package} {version}, not the {wanted} of {environment.path}.{package}",
-                )
-            )
-    python = ".".join(environment.python.split(".")[:2])
-    faults.extend(_host_faults(build, query.machine, python, query.glibc, query.has_glibc))
-    floor = None
-    if build.cuda and query.on_gpu:
-        code, floor = _code(build, query.machine, query.models)
-        faults.extend(code)
-    found = sources.carriers(query.sources, build, environment.packages, query.machine)
-    if not found:
-        faults.append(
-            Fault("source", f"is carried by none of the sources allowed: {sources.names(query.sources)}")
-        )
-    confidence = build.confidence.get(query.machine)
-    if confidence == LOW and environment.variant == AUTO:
-        faults.append(
-            Fault("confidence", "is not known for certain to be published: only taken when it is named")
-        )
-    care = bool(build.cuda) and build.capabilities.get(query.machine, ()) is None
-    return Candidate(build, tuple(faults), found, floor, care, age)
-
-
-@lru_cache(maxsize=16384)
-def within(version: Version, wanted: SpecifierSet) -> bool:
-    return wanted.contains(version)
-
-
-@lru_cache(maxsize=16384)
-def _host_faults(
-    build: Build, machine: str, python: str, glibc: Version | None, has_glibc: bool
-) -> tuple[Fault, ...]:
-    """What the host itself has against a build."""
-    release, faults = build.release, []
-    tags = release.python[machine]
-    if python not in tags:
-        faults.append(Fault("python", f"is not built for Python {python} (but for {', '.join(tags)})"))
-    if not has_glibc:
-        faults.append(Fault("glibc", "needs glibc; the host has another C library"))
-    elif glibc and glibc < build.glibc[machine]:
-        faults.append(Fault("glibc", f"needs glibc >= {build.glibc[machine]}; the host has {glibc}"))
-    if build.cuda and machine not in build.capabilities:
-        faults.append(Fault("machine", f"is not built for {machine}"))
-    return tuple(faults)
-
-
-@lru_cache(maxsize=16384)
 def _code(build: Build, machine: str, models: tuple[Model, ...]) -> tuple[tuple[Fault, ...], Floor | None]:
     """What speaks against the code of a build on these GPUs, and the oldest driver that runs it there."""
     cuda = build.cuda or ""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.choice import last_release
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.offers import NO_CHANGE, Driver, offered
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import Note, Problem, note, problem
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.truth import Host, Installed
@@ -223,8 +224,8 @@ def _with_driver(host: Host, has: Installed, wish: Wish, wanted: Needs, notes: N
             path(key),
             f"{there} (driver {has.text}) on the host",
             f"{asked}, as wished",
-            f"set {path('upgrade')} to true to let the driver be replaced, or {path(key)} to auto to keep what is "
-            "there",
+            f"set {path('upgrade')} to true to let the driver be replaced, or {path(key)} to auto to keep "
+            "what is there",
         )
     return ()
 
@@ -285,16 +286,19 @@ def _nothing_offered(host: Host, wish: Wish, wanted: Needs, losers: Sequence[Not
         if getattr(wish.driver, key) != AUTO
     ]
     fixes = [f"set {' and '.join(path(key) for key in pinned)} to auto"] if pinned else []
-    fixes.append(f"install {wanted.remedy} by hand: a driver that is there is kept")
+    orphans = [model.name for model in host.models if last_release(model, host.machine) is None]
+    if not orphans:
+        fixes.append(f"install {wanted.remedy} by hand: a driver that is there is kept")
     fixes.append(
-        f"or set {path('state')} to none, or the variant of each environment to cpu, to go without the GPU"
+        f"set {path('state')} to none, or the variant of each environment to cpu, to go without the GPU"
+        + (f": no release of torch has code for {', '.join(orphans)}, whatever the driver" if orphans else "")
     )
     notes.problem(
         "no_driver_offered",
         f"the driver for {wanted.text or 'a host without a GPU'}",
         f"{host.system.name}: none that fits is on offer: " + "; ".join(row["text"] for row in losers),
         wanted.remedy,
-        "; ".join(fixes),
+        "; or ".join(fixes),
     )
 
 

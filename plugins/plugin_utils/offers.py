@@ -49,10 +49,12 @@ class Driver:
         return self.compat.as_driver if self.compat else self.version
 
     @property
+    def label(self) -> str:
+        return f"{self.text} with {self.compat.package}" if self.compat else str(self.text)
+
+    @property
     def holds(self) -> str:
-        word = "keeps" if self.action == "keep" else "gets"
-        beside = f" with {self.compat.package}" if self.compat else ""
-        return f"the host {word} {self.text}{beside}"
+        return f"the host {'keeps' if self.action == 'keep' else 'gets'} {self.label}"
 
 
 def offered(
@@ -60,24 +62,30 @@ def offered(
 ) -> tuple[list[Driver], list[Note]]:
     """The offers that fit the GPUs and the pins of the wish, and why the others do not."""
     found: list[Driver] = []
-    losers: dict[str, Note] = {}
+    losers: dict[str, list[tuple[str, str]]] = {}  # by what is said of them: which, and all of the text
     if host.system is None or host.machine is None:
         return found, []
     here = _repository_of(host)
     for offer in _all(host.system, wish):
         flavour, lost = _flavour(offer, host, wish, complaint, flavours)
         if flavour is None:
-            losers.setdefault(lost, note("driver_offer", lost))
+            losers.setdefault(lost.removeprefix(f"driver {offer.text} "), []).append((offer.text, lost))
             continue
         modules = _modules(offer, flavour, host, wish)
         if modules is None:
             text = f"driver {offer.text} of {offer.repository} has no {wish.modules} {flavour} modules here"
-            losers.setdefault(text, note("driver_offer", text))
+            losers.setdefault(text, []).append((offer.text, text))
             continue
         driver = _driver(offer, flavour, modules, host, here)
         if driver.replaces is None or driver.replaces != (driver.text, flavour):
             found.append(driver)
-    return found, list(losers.values())
+    return found, [_told(rows) for rows in losers.values()]
+
+
+def _told(rows: Sequence[tuple[str, str]]) -> Note:
+    (_first, text), *others = rows
+    more = ", ".join(name for name, _text in others)
+    return note("driver_offer", text + (f" (likewise {more})" if more else ""))
 
 
 def _all(system: tables.System, wish: DriverWish) -> Iterator[Offer]:
@@ -192,7 +200,7 @@ def preference(driver: Driver, today: datetime.date) -> tuple[int, ...]:
         KINDS.get(row.kind or "", UNKNOWN_KIND),
         -row.end.toordinal() if row.end else 0,
         repository,
-        *(-part for part in (driver.version.release if driver.version else ())),
+        *(-int(part) for part in (driver.text or "").split(".") if part),
     )
 
 

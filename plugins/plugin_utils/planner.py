@@ -63,18 +63,18 @@ def _choose(host: Host, wish: Wish, options: Sequence[Driver], today: datetime.d
     """One driver must serve every environment; the first environment decides before the second."""
     ready = wish.environments if host.machine and wish.sources else ()
     outlooks = [_outlook(host, wish, ready, driver) for driver in options]
-    outlooks.sort(key=lambda item: (item.torch, preference(item.driver, today), item.variants))
+    if len(outlooks) > 1:
+        outlooks.sort(key=lambda item: (item.torch, preference(item.driver, today), item.variants))
     best = outlooks[0]
     for item in outlooks[1:]:
         driver = item.driver
-        beside = f" with {driver.compat.package}" if driver.compat else ""
-        text = f"driver {driver.text}{beside} of {driver.repository or 'the host'}: "
+        text = f"driver {driver.label} of {driver.repository or 'the host'}: "
         if item.torch == best.torch:
             text += lost(driver, best.driver, today)
         else:
             builds = zip(item.builds, best.builds, strict=True)
             mine, other = next((a, b) for a, b in builds if _name(a) != _name(b))
-            text += f"it would allow {_name(mine)}, {best.driver.text} allows {_name(other)}"
+            text += f"it would allow {_name(mine)}, {best.driver.label} allows {_name(other)}"
         notes.reason("driver_offer", text)
     return best
 

@@ -72,7 +72,7 @@ class EnvironmentWish:
     name: str
     python: str
     torch: str = AUTO
-    range: SpecifierSet = field(default_factory=SpecifierSet)
+    range: SpecifierSet = field(default_factory=SpecifierSet, compare=False)  # what torch says
     variant: str = AUTO
     companions: tuple[
         tuple[str, str | None], ...
