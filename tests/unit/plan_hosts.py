@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,6 +60,26 @@ SYSTEMS: dict[str, tuple[str, str, list[str], str]] = {
     "sles16": ("sles", "16.0", ["suse"], "2.40"),
     "plan9": ("plan9", "4", [], "2.40"),
 }
+
+DRIVERS = [
+    "390.157",
+    "450.80.02",
+    "470.256.02",
+    "525.60.12",
+    "525.60.13",
+    "535.261.03",
+    "550.163.01",
+    "570.133.07",
+    "580.65.05",
+    "580.65.06",
+    "580.178.04",
+    "590.48.01",
+    "595.112.07",
+    "610.57.04",
+    "615.71.10",
+    "620.70.06",
+]
+PYTHONS = [f"3.{minor}" for minor in range(7, 17)]
 
 MIRROR = "https://pypi.example.org/simple"
 WHEELS = "https://wheels.example.org/whl"
@@ -178,3 +199,17 @@ def plan(facts: Any, wanted: Any, today: datetime.date = TODAY) -> dict[str, Any
 
 def codes(rows: Iterable[dict[str, Any]]) -> list[str]:
     return [row["code"] for row in rows]
+
+
+def sample() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Some hosts and wishes of each kind, mixed and faulty ones among them; the same in every process."""
+    chance = random.Random(20261123)
+    found = []
+    for _ in range(60):
+        gpus = chance.choices(sorted(GPUS), k=chance.choice([0, 1, 1, 1, 2, 3]))
+        facts = truth(gpus, chance.choice([None, *DRIVERS]), os=chance.choice(sorted(SYSTEMS)))
+        asked = {"python": chance.choice(PYTHONS), "torchvision": True}
+        for more in ({}, {"typo": 1}):
+            names = chance.sample(sorted(SOURCES), chance.randint(1, 6))
+            found.append((facts, wish(names, {"upgrade": chance.random() < 0.5}, **asked, **more)))
+    return found

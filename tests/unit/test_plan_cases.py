@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
-from plan_hosts import GPUS, SOURCES, SYSTEMS, codes, plan, truth, wish  # type: ignore[import-not-found]
+from plan_hosts import GPUS, SOURCES, SYSTEMS, codes, plan, truth, wish
 
 GROUPS = yaml.safe_load((Path(__file__).parent / "data" / "plan_cases.yml").read_text())
 CASES = {
@@ -60,6 +60,8 @@ def check(result: dict[str, Any], then: dict[str, Any]) -> list[str]:
             good = not any(part in name for part in value for name in driver["packages"])
         elif key == "warnings":
             good = set(value) <= set(codes(result["warnings"]))
+        elif key == "reasons":
+            good = set(value) <= set(codes(result["reasons"]))
         elif key == "not":
             good = not set(value) & set(codes(result["warnings"]))
         else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import calendar
 import datetime
 
-import plan_rules as rules  # type: ignore[import-not-found]
+import plan_rules as rules
 import pytest
-from plan_hosts import codes, plan, truth, wish  # type: ignore[import-not-found]
+from plan_hosts import codes, plan, truth, wish
 
 PAST, NEAR = "end_of_life", "end_of_life_near"
 # By NVIDIA's pages on supported drivers; the day is the last of the month.

@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import plan_rules as rules  # type: ignore[import-not-found]
+import plan_rules as rules
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from packaging.specifiers import SpecifierSet
-from plan_hosts import ALL, GPUS, SOURCES, SYSTEMS, codes, plan, truth, wish  # type: ignore[import-not-found]
+from plan_hosts import ALL, DRIVERS, GPUS, PYTHONS, SOURCES, SYSTEMS, codes, plan, sample, truth, wish
 
 set_hypothesis_home_dir(rules.ROOT / ".torchfleet" / "hypothesis")
 EXAMPLES = int(os.environ.get("TORCHFLEET_EXAMPLES", "0"))
@@ -38,32 +38,13 @@ def examples(count: int) -> settings:
     )
 
 
-DRIVERS = [
-    "390.157",
-    "450.80.02",
-    "470.256.02",
-    "525.60.12",
-    "525.60.13",
-    "535.261.03",
-    "550.163.01",
-    "570.133.07",
-    "580.65.05",
-    "580.65.06",
-    "580.178.04",
-    "590.48.01",
-    "595.112.07",
-    "610.57.04",
-    "615.71.10",
-    "620.70.06",
-]
-PYTHONS = [f"3.{minor}" for minor in range(7, 17)]
 PIP = ["pypi", "wheels", "cpu-wheels", "wheels-cu128", "site", "bundle"]
 RANGES = [">=2.5,<2.9", "<2.0", "!=2.15.0", "~=2.9.0", ">=2.12", "<=2.7.1", "==2.1.*"]
 VARIANTS = sorted({variant for _torch, variant in rules.rows()})
 RELEASES = sorted({torch for torch, _variant in rules.rows()})
 # A host that stands for itself more often than not: the rest is for the corners.
 gpu_lists = st.lists(st.sampled_from(sorted(GPUS)), min_size=1, max_size=3)
-some_gpus = st.one_of(gpu_lists, gpu_lists, st.just([]))
+some_gpus = st.one_of(gpu_lists, gpu_lists, st.lists(st.nothing()))
 drivers = st.one_of(
     st.none(),
     st.sampled_from(DRIVERS),
@@ -214,7 +195,7 @@ def best_wheel(host: dict[str, Any], names: list[str], asked: dict[str, Any]) ->
 
 
 @given(hosts, source_lists, driver_wishes, st.lists(environments, min_size=1, max_size=2))
-@examples(400)
+@examples(300)
 def test_every_plan_is_sound(
     host: dict[str, Any], names: list[str], driver: dict[str, Any], asked: list[dict[str, Any]]
 ) -> None:
@@ -233,12 +214,12 @@ def test_every_plan_is_sound(
     environments,
     st.lists(st.sampled_from(PIP), min_size=1),
 )
-@examples(400)
+@examples(300)
 def test_the_newest_wheel_that_fits_is_taken(
     gpus: list[str], driver: str, machine: str, glibc: str, asked: dict[str, Any], names: list[str]
 ) -> None:
     names = list(dict.fromkeys(names))
-    host = {"gpus": gpus, "driver": driver, "machine": machine, "glibc": glibc}
+    host: dict[str, Any] = {"gpus": gpus, "driver": driver, "machine": machine, "glibc": glibc}
     facts = truth(**host)
     result = plan(facts, wish(names, {"state": "keep"}, **asked))
     installed = facts["driver"]["on_disk"]
@@ -251,17 +232,26 @@ def test_the_newest_wheel_that_fits_is_taken(
     assert codes(result["problems"]) == ([] if best else ["no_build"])
 
 
-def torch_of(result: dict[str, Any]) -> tuple[int, ...]:
-    torch = result["environments"][0]["torch"]
-    return rules.numbers(torch) if torch else ()
+def rank(result: dict[str, Any]) -> tuple[bool, tuple[int, ...]]:
+    """How good the torch of a plan is: a newer one is better.
+
+    Except that a build whose list of code was read is better than one of a channel where nobody has:
+    the contract has such a channel (conda-forge) stand back.
+    """
+    row = result["environments"][0]
+    if row["torch"] is None:
+        return False, ()
+    channel = rules.CHANNELS.get(row["sources"][0]["kind"])
+    read = row["cuda"] is None or channel is None or channel["capabilities"] == "wheels"
+    return read, rules.numbers(row["torch"])
 
 
 @given(gpu_lists, st.data(), machines, glibcs, environments, source_lists)
-@examples(250)
+@examples(200)
 def test_a_newer_driver_never_makes_torch_older(
     gpus: list[str], data: st.DataObject, machine: str, glibc: str, asked: dict[str, Any], names: list[str]
 ) -> None:
-    host = {"gpus": gpus, "machine": machine, "glibc": glibc}
+    host: dict[str, Any] = {"gpus": gpus, "machine": machine, "glibc": glibc}
     flavour = data.draw(st.sampled_from(["open", "proprietary"]))
     fitting = [version for version in DRIVERS if rules.driver_fits(version, flavour, devices(host))]
     assume(len(fitting) > 1)
@@ -270,11 +260,11 @@ def test_a_newer_driver_never_makes_torch_older(
     )
     wanted = wish(names, {"state": "keep"}, **asked)
     before, after = (plan(truth(driver=f"{v} {flavour}", **host), wanted) for v in (older, newer))
-    assert torch_of(after) >= torch_of(before), (older, newer)
+    assert rank(after) >= rank(before), (older, newer)
 
 
 @given(hosts, environments, driver_wishes, st.permutations(sorted(SOURCES)), st.integers(1, 6), st.randoms())
-@examples(250)
+@examples(200)
 def test_more_sources_never_make_torch_older(
     host: dict[str, Any],
     asked: dict[str, Any],
@@ -287,13 +277,13 @@ def test_more_sources_never_make_torch_older(
     more = [name for name in order if name in fewer or chance.random() < 0.5]
     facts = truth(**host)
     before, after = (plan(facts, wish(names, driver, **asked)) for names in (fewer, more))
-    assert torch_of(after) >= torch_of(before), (fewer, more)
+    assert rank(after) >= rank(before), (fewer, more)
     if not before["problems"]:
         assert not after["problems"], (fewer, more)
 
 
 @given(hosts, environments, driver_wishes, source_lists, st.randoms())
-@examples(200)
+@examples(120)
 def test_the_order_of_the_gpus_does_not_matter(
     host: dict[str, Any],
     asked: dict[str, Any],
@@ -312,7 +302,7 @@ def test_the_order_of_the_gpus_does_not_matter(
 
 
 @given(hosts, st.lists(environments, min_size=2, max_size=4), source_lists, st.randoms())
-@examples(200)
+@examples(120)
 def test_the_order_of_the_environments_does_not_matter_to_a_driver_that_stays(
     host: dict[str, Any], asked: list[dict[str, Any]], names: list[str], chance: random.Random
 ) -> None:
@@ -335,7 +325,8 @@ def test_a_plan_that_was_carried_out_is_the_plan_of_the_next_run(
 ) -> None:
     wanted = wish(names, driver, **asked)
     first = plan(truth(**host), wanted)
-    assume(not first["problems"] and first["driver"]["action"] in ("install", "upgrade", "keep"))
+    if first["problems"] or first["driver"]["action"] not in ("install", "upgrade", "keep"):
+        return
     made = first["driver"]
     now = {**host, "driver": f"{made['version']} {made['flavour']}", "foreign": False}
     second = plan(truth(**now), wanted)
@@ -346,13 +337,13 @@ def test_a_plan_that_was_carried_out_is_the_plan_of_the_next_run(
 
 
 @given(hosts, environments, source_lists)
-@examples(200)
+@examples(150)
 def test_leave_to_upgrade_never_makes_torch_older(
     host: dict[str, Any], asked: dict[str, Any], names: list[str]
 ) -> None:
     facts = truth(**host)
     kept, free = (plan(facts, wish(names, {"upgrade": leave}, **asked)) for leave in (False, True))
-    assert torch_of(free) >= torch_of(kept)
+    assert rank(free) >= rank(kept)
     (one,), (two,) = kept["environments"], free["environments"]
     if not kept["problems"] and one["torch"] == two["torch"]:
         gains = one["sources"][0]["name"] != two["sources"][0]["name"]  # an earlier source
@@ -362,26 +353,10 @@ def test_leave_to_upgrade_never_makes_torch_older(
 PROGRAM = """
 import sys, json
 sys.path[:0] = sys.argv[1:]
-from test_plan_properties import sample
-from plan_hosts import plan
+from plan_hosts import plan, sample
 for facts, wanted in sample():
     print(json.dumps(plan(facts, wanted)))
 """
-
-
-def sample() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Some hosts of each kind, mixed and faulty ones among them."""
-    chance = random.Random(20261123)
-    found = []
-    for _ in range(60):
-        gpus = chance.choices(sorted(GPUS), k=chance.randint(0, 3))
-        facts = truth(gpus, chance.choice([None, *DRIVERS]), os=chance.choice(sorted(SYSTEMS)))
-        asked = {"python": chance.choice(PYTHONS), "torchvision": True, "typo": 1}
-        names = chance.sample(sorted(SOURCES), chance.randint(1, 6))
-        found.append((facts, wish(names, {"upgrade": chance.random() < 0.5}, **asked)))
-        del asked["typo"]
-        found.append((facts, wish(names, {"upgrade": chance.random() < 0.5}, **asked)))
-    return found
 
 
 def test_the_same_input_gives_the_same_bytes_in_every_process() -> None:
@@ -394,8 +369,8 @@ def test_the_same_input_gives_the_same_bytes_in_every_process() -> None:
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
-            check=True,
         )
+        assert done.returncode == 0, done.stderr
         answers.add(done.stdout)
     assert len(answers) == 1
     (answer,) = answers
@@ -445,7 +420,7 @@ def answers(facts: Any, wanted: Any) -> None:
 
 
 @given(garbage, garbage)
-@examples(300)
+@examples(200)
 def test_garbage_is_answered(facts: Any, wanted: Any) -> None:
     answers(facts, wanted)
 
@@ -458,7 +433,7 @@ PLACES = [(number, path) for number in (0, 1) for path in paths_of(WHOLE[number]
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), garbage), min_size=1, max_size=3))
-@examples(500)
+@examples(300)
 def test_garbage_in_a_sound_truth_or_wish_is_answered(changes: list[tuple[tuple[int, Any], Any]]) -> None:
     both = list(copy.deepcopy(WHOLE))
     for (number, path), new in changes:
