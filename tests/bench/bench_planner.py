@@ -1,8 +1,8 @@
 """How many plans a second of CPU gives: ``python tests/bench/bench_planner.py``.
 
-What hosts have in common is decided once. So this measures the fleet of a lab (500 hosts of 40 kinds, each with
-its own slots, versions and processes), one in which hardly two hosts are of a kind, and one in which every host
-has a wish of its own too. CPU time counts, for other work on the machine would slow the rest.
+What hosts have in common is decided once. So this measures the fleet of a lab (500 hosts of 40 kinds, each
+with its own slots, versions and processes), one in which hardly two hosts are of a kind, and one in which
+every host has a wish of its own too. CPU time counts, for other work on the machine would slow the rest.
 """
 
 from __future__ import annotations

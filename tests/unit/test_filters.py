@@ -13,7 +13,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.torchfleet.gpu.plugins.filter import fleet_table, plan, unknown_variables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
-from test_planner import H100, PYPI, truth, wish  # type: ignore[import-not-found]
+from test_planner import H100, PYPI, truth, wish
 
 ROOT = Path(__file__).resolve().parents[2]
 

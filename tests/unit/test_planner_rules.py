@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner, tables
-from test_planner import CPU_INDEX, INDEX, PYPI, SITE, truth, wish  # type: ignore[import-not-found]
+from test_planner import CPU_INDEX, INDEX, PYPI, SITE, truth, wish
 
 TODAY = datetime.date(2026, 11, 23)
 DATA = Path(planner.__file__).parent / "data"
