@@ -471,8 +471,16 @@ def parser() -> argparse.ArgumentParser:
         type=_checked(_VARIANT, "auto, cpu or a variant such as cu126"),
         help="auto, cpu or a CUDA variant such as cu126",
     )
-    wanted.add_argument("--torchvision", action="store_true", help="torchvision must go along")
-    wanted.add_argument("--torchaudio", action="store_true", help="torchaudio must go along")
+    for package in ("torchvision", "torchaudio"):
+        wanted.add_argument(
+            f"--{package}",
+            nargs="?",
+            metavar="VERSION",
+            const=True,
+            default=False,
+            type=_checked(re.compile(r"\d+(\.\d+)+"), "a version"),
+            help=f"{package} must go along (of this version)",
+        )
     wanted.add_argument(
         "--sources",
         action="append",

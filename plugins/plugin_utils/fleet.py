@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 COLUMNS = ("host", "gpu", "driver", "environment", "torch", "cuda", "is_available", "why")
@@ -26,10 +26,10 @@ def cell(value: Any) -> str:
     return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf")) or "-"
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    grid = [[HEADINGS.get(name, name) for name in COLUMNS]]
-    grid += [[cell(row.get(name)) for name in COLUMNS] for row in rows]
-    widths = [max(width(line[number]) for line in grid) for number in range(len(COLUMNS))]
+def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> list[str]:
+    grid = [[HEADINGS.get(name, name) for name in columns]]
+    grid += [[cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max(width(line[number]) for line in grid) for number in range(len(columns))]
     grid.insert(1, ["-" * size for size in widths])
     return [
         "  ".join(text + " " * (size - width(text)) for text, size in zip(line, widths, strict=True)).rstrip()

@@ -339,7 +339,7 @@ def test_the_playbooks_become_root() -> None:
         for play in yaml.safe_load(path.read_text(encoding="utf-8"))
         if "hosts" in play and play["name"] != "Outcome"
     ]
-    assert {play["name"] for play in plays} >= {"Plan", "Preflight", "Provision", "Verify"}
+    assert {play["name"] for play in plays} >= {"Preflight", "Provision", "Verify"}
     assert not [play["name"] for play in plays if play.get("become") is not True]
 
 

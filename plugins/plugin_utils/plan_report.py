@@ -1,0 +1,62 @@
+"""The plans of a fleet: a row for each host, and beneath them why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
+
+COLUMNS = ("host", "gpu", "driver", "environment", "torch", "cuda", "source", "problems")
+NOTES = (("reasons", "Reason"), ("warnings", "Warning"))
+Json = dict[str, Any]
+
+
+def _row(host: str, plan: Json | None, failure: str | None) -> Json:
+    # Of a failure that is no list of problems: that there is one.
+    count = re.search(r"(\d+) problems?;", failure or "")
+    row = {"host": host, "problems": count[1] if count else "failed" if failure else "0"}
+    if plan is None:
+        return row
+    driver, environments = plan["driver"], plan["environments"]
+    gpus = Counter(gpu["name"] for gpu in plan["gpus"])
+    return {
+        **row,
+        "gpu": ", ".join(f"{number} x {name}" for name, number in gpus.items()) or "none",
+        "driver": " ".join(filter(None, (driver["action"], driver["version"], driver["flavour"]))),
+        "environment": ", ".join(item["name"] for item in environments),
+        "torch": ", ".join(
+            f"{item['torch']} {item['variant']}" if item["torch"] else "none" for item in environments
+        ),
+        "cuda": ", ".join(item["cuda"] or "-" for item in environments),
+        "source": ", ".join(item["sources"][0]["name"] if item["sources"] else "-" for item in environments),
+    }
+
+
+def _why(plan: Json | None, failure: str | None) -> tuple[str, ...]:
+    notes = [
+        f"{label}: {fleet.cell(row['text'])}" for key, label in NOTES for row in (plan or {}).get(key, [])
+    ]
+    return (*notes, *(failure or "").splitlines())
+
+
+def report(plans: Iterable[tuple[str, Json | None, str | None]]) -> Json:
+    """Of (host, its plan, what stopped it): the lines for people, and the document for programs."""
+    found = list(plans)
+    lines = fleet.table([_row(*entry) for entry in found], COLUMNS)
+    # Hosts of one kind have the same reasons.
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for host, plan, failure in found:
+        alike.setdefault(_why(plan, failure), []).append(host)
+    for notes, hosts in alike.items():
+        if notes:
+            lines += ["", f"{', '.join(hosts)}:", *(f"  {line}" for line in notes)]
+    return {
+        "lines": lines,
+        "document": {
+            "hosts": {host: plan for host, plan, _failure in found},
+            "failures": {host: failure for host, _plan, failure in found if failure},
+        },
+    }
