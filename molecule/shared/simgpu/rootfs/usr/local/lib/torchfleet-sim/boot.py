@@ -1,12 +1,14 @@
 """Make this container look like the server that /etc/torchfleet-sim/host.json declares; runs at every boot.
 
-    {"gpus": [{"model": "h100", "count": 2}], "driver": null}
+    {"gpus": [{"model": "h100", "count": 8}], "nvswitches": 4, "driver": null}
     {"gpus": [{"model": "gtx1080"}],
      "driver": {"version": "580.178.04", "flavour": "proprietary", "loaded": true}}
 
-GPUs appear on the PCI bus. A driver that is on the disk for the kernel that "boots" is "loaded", as on a real
-machine; so a driver that a role installs comes up with the next reboot. A declared driver is installed at the
-first boot, from packages of the image; with loaded: false it waits for the next one.
+GPUs and NVSwitches appear on the PCI bus. A driver that is on the disk for the kernel that "boots" is
+"loaded", as on a real machine; so a driver that a role installs comes up with the next reboot. A declared
+driver is installed at the first boot, from packages of the image ("fabric_manager": true adds that); with
+loaded: false it waits for the next one. What else a host may have met before torchfleet comes is in
+mishaps.py.
 """
 
 from __future__ import annotations
@@ -23,21 +25,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mishaps
+from mounts import RUN, bind, overlay
+
 Json = dict[str, Any]
 
 DECLARED = Path("/etc/torchfleet-sim/host.json")
 CATALOGUE = Path("/usr/local/lib/torchfleet-sim/gpus.json")
 PREBUILT = Path("/opt/torchfleet-sim/prebuilt")
 PREPARED = Path("/var/lib/torchfleet-sim/prepared")
-RUN = Path("/run/torchfleet-sim")
 PRELOAD = Path("/etc/ld.so.preload")
 SHIM_KERNEL = "/opt/torchfleet-sim/lib/libsimkernel.so"
 SHIM_CUDA = "/opt/torchfleet-sim/lib/libsimcudart.so"
 MODULES = Path("/lib/modules")
 # Debian's nvidia-kernel-dkms and nvidia-open-kernel-dkms rename the module; NVIDIA's own packages do not.
 MODULE_FILES = ("nvidia-current", "nvidia-current-open", "nvidia")
-# In depmod's order; where DKMS puts modules, and the prebuilt ones of Ubuntu.
-MODULE_PLACES = ("updates/dkms", "updates", "extra", "kernel/nvidia-*")
+# In depmod's order; where DKMS puts modules, Ubuntu the prebuilt ones, and the .run installer its own.
+MODULE_PLACES = ("updates/dkms", "updates", "extra", "kernel/nvidia-*", "kernel/drivers/video")
+# The third generation, as on an HGX board of H100s.
+NVSWITCH: Json = {
+    "device": "22a3",
+    "subsystem": "10de:1796",
+    "class": "0680",
+    "flavours": ["proprietary", "open"],
+    "nouveau": False,
+}
 PCI_FIELDS = ("vendor", "device", "subsystem_vendor", "subsystem_device")
 
 
@@ -53,17 +65,32 @@ def main() -> int:
     kernel = boot_kernel()
     first = not PREPARED.exists()
     driver = declared.get("driver")
-    if first and driver:
+    free_for_nouveau = not blacklisted("nouveau")
+    if first and driver and driver.get("from") == "run file":
+        mishaps.run_file(PREBUILT / driver["version"] / driver.get("flavour", "proprietary"), kernel)
+    elif first and driver:
         preinstall(driver)
     PREPARED.parent.mkdir(parents=True, exist_ok=True)
     PREPARED.touch()
     waits = first and driver and not driver.get("loaded", True)
     module = module_on_disk(kernel) if gpus and not waits else None
-    nouveau = bool(gpus) and not module and not blacklisted("nouveau")
-    make_pci(gpus, lambda gpu: bound_driver(gpu, module, nouveau))
+    # Like the real one it leaves again where it drives nothing, and Secure Boot lets no unsigned one in.
+    drives = module and any(module["flavour"] in gpu["flavours"] for gpu in gpus)
+    module = module if drives and not declared.get("secure_boot") else None
+    if not waits:  # a driver that was installed after the boot came too late to keep nouveau out
+        free_for_nouveau = not blacklisted("nouveau")
+    nouveau = bool(gpus) and not module and free_for_nouveau
+    make_pci(gpus, int(declared.get("nvswitches", 0)), lambda gpu: bound_driver(gpu, module, nouveau))
     make_modules(module, nouveau)
     make_proc_driver(module, gpus)
     declare_loaded(module, gpus)
+    mishaps.machine(declared.get("machine"), kernel)
+    if declared.get("secure_boot"):
+        mishaps.secure_boot()
+    if first:
+        mishaps.since_boot(declared.get("since_boot", {}), PREBUILT)
+    if declared.get("job"):
+        mishaps.job()
     # The simulated server is a machine of its own; systemd still knows better where it must.
     Path("/run/systemd/container").unlink(missing_ok=True)
     return 0
@@ -106,6 +133,8 @@ def preinstall(driver: Json) -> None:
     """Install the declared driver, as an administrator did before torchfleet came."""
     folder = PREBUILT / driver["version"] / driver.get("flavour", "proprietary")
     packages = sorted(str(path) for path in folder.glob("*.deb"))
+    if packages and driver.get("fabric_manager"):
+        packages += [str(path) for path in (folder.parent / "fabricmanager").glob("*.deb")]
     if not packages:
         have = ", ".join(sorted(str(path.relative_to(PREBUILT)) for path in PREBUILT.glob("*/*")))
         wanted = folder.relative_to(PREBUILT)
@@ -141,28 +170,29 @@ def bound_driver(gpu: Json, module: Json | None, nouveau: bool) -> str | None:
     return "nouveau" if nouveau and gpu["nouveau"] else None
 
 
-def make_pci(gpus: list[Json], driver_of: Any) -> None:
-    """Put the GPUs on the PCI bus, each behind a root port, and hide what the container's own machine has."""
+def make_pci(gpus: list[Json], nvswitches: int, driver_of: Any) -> None:
+    """Put GPUs and NVSwitches on the PCI bus, each behind a root port, in place of the machine's own."""
     if not Path("/sys/bus/pci").is_dir():
         raise SystemExit("torchfleet-sim: this kernel has no /sys/bus/pci to stand in for")
     devices, bus = RUN / "devices", RUN / "bus"
     (bus / "devices").mkdir(parents=True, exist_ok=True)
     (bus / "drivers").mkdir(exist_ok=True)
     devices.mkdir(exist_ok=True)
-    for gpu in gpus:
-        number = int(gpu["slot"][5:7], 16)
+    switches = [{**NVSWITCH, "slot": f"0000:{0xC1 + 2 * index:02x}:00.0"} for index in range(nvswitches)]
+    for device in gpus + switches:
+        number = int(device["slot"][5:7], 16)
         port = f"0000:{number - 1:02x}:01.0"
         place = f"pci0000:{number - 1:02x}/{port}"
         make_device(devices / place, port, [0x8086, 0x352A, 0, 0], 0x060400, secondary=number)
-        sub_vendor, sub_device = (int(part, 16) for part in gpu["subsystem"].split(":"))
-        ids = [0x10DE, int(gpu["device"], 16), sub_vendor, sub_device]
-        place_gpu = f"{place}/{gpu['slot']}"
-        make_device(devices / place_gpu, gpu["slot"], ids, int(gpu["class"], 16) << 8)
-        driver = driver_of(gpu)
+        sub_vendor, sub_device = (int(part, 16) for part in device["subsystem"].split(":"))
+        ids = [0x10DE, int(device["device"], 16), sub_vendor, sub_device]
+        place_device = f"{place}/{device['slot']}"
+        make_device(devices / place_device, device["slot"], ids, int(device["class"], 16) << 8)
+        driver = driver_of(device)
         if driver:
             (bus / "drivers" / driver).mkdir(exist_ok=True)
-            (devices / place_gpu / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
-        for slot, where in ((port, place), (gpu["slot"], place_gpu)):
+            (devices / place_device / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
+        for slot, where in ((port, place), (device["slot"], place_device)):
             (bus / "devices" / slot).symlink_to(f"../../../devices/{where}")
     if gpus:
         overlay(devices, Path("/sys/devices"))
@@ -261,17 +291,6 @@ def declare_loaded(module: Json | None, gpus: list[Json]) -> None:
     # A shaped host has no shims: nothing computes there.
     shims = [shim for shim in (SHIM_KERNEL, SHIM_CUDA if module else "") if Path(shim).is_file()]
     PRELOAD.write_text("".join(f"{shim}\n" for shim in shims))
-
-
-def bind(source: Path, target: Path) -> None:
-    """Put one file or directory over another."""
-    subprocess.run(["mount", "--bind", str(source), str(target)], check=True)
-
-
-def overlay(upper: Path, target: Path) -> None:
-    """Merge a directory into a read-only one."""
-    options = f"lowerdir={upper}:{target}"
-    subprocess.run(["mount", "-t", "overlay", "torchfleet-sim", "-o", options, str(target)], check=True)
 
 
 if __name__ == "__main__":
