@@ -50,7 +50,8 @@ def _absent(truth: Json) -> tuple[str, str] | None:
     driver = truth["driver"]
     if driver["loaded"] or driver["on_disk"] or driver["package"]:
         return None
-    rest = "; nouveau drives it" if driver["nouveau"]["loaded"] else ""
+    held = any(gpu["driver"] == "nouveau" for gpu in truth["gpus"])
+    rest = "; nouveau drives it" if held else "; nouveau is loaded" if driver["nouveau"]["loaded"] else ""
     broken = driver["half_configured"]
     names = ", ".join(row["name"] for row in broken[:3]) + (" and others" if len(broken) > 3 else "")
     half = f"; dpkg was interrupted and left half done: {names}" if broken else ""

@@ -507,6 +507,7 @@ NEWER_MODULE: Files = {
     f"/boot/vmlinuz-{NEWER}": "",
     f"/lib/modules/{NEWER}/updates/dkms/nvidia.ko": OPEN,
 }
+NEWER_KERNEL: Files = {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/x": ""}
 OTHER_MODULE: Files = {"/lib/modules/6.1.0-9-amd64/updates/dkms/nvidia.ko": OPEN}
 
 
@@ -514,20 +515,20 @@ OTHER_MODULE: Files = {"/lib/modules/6.1.0-9-amd64/updates/dkms/nvidia.ko": OPEN
     ("parts", "verdict", "reason"),
     [
         ([GPU], "absent", "no NVIDIA driver"),
-        ([GPU, NOUVEAU], "absent", "nouveau drives it"),
+        ([GPU, NOUVEAU], "absent", "nouveau is loaded"),
         ([GPU, debian_driver(), PACKAGES], "reboot pending", "not loaded yet"),
         ([GPU, debian_driver(), SECURE, PACKAGES], "blocked by Secure Boot", "key"),
         ([GPU, debian_driver(), NOUVEAU, PACKAGES], "nouveau active", "reboot"),
         ([GPU, OTHER_MODULE, PACKAGES], "built for another kernel", "6.1.0-9-amd64"),
         ([GPU, PACKAGES], "built for another kernel", "no kernel has its module"),
         (
-            [GPU, {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/updates/dkms/nvidia.ko": OPEN}, PACKAGES],
+            [GPU, NEWER_MODULE, PACKAGES],
             "reboot pending",
             f"{RUNNING} runs",
         ),
         # The running kernel has its module, the one that an upgrade brought has none.
         (
-            [LOADED, debian_driver(), {f"/boot/vmlinuz-{NEWER}": "", f"/lib/modules/{NEWER}/x": ""}, PACKAGES],
+            [LOADED, debian_driver(), NEWER_KERNEL, PACKAGES],
             "built for another kernel",
             f"none for kernel {NEWER}",
         ),
