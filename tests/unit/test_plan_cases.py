@@ -52,6 +52,8 @@ def check(result: dict[str, Any], then: dict[str, Any]) -> list[str]:
             good = version is None if value == "none" else bool(version) and version in SpecifierSet(value)
         elif key == "cuda":
             good = bool(environment["cuda"]) and environment["cuda"] in SpecifierSet(value)
+        elif key == "compat":
+            good = bool(driver["forward_compat"]) is value
         elif key == "some_torch":
             good = bool(environment["torch"]) is value
         elif key == "packages":

@@ -78,6 +78,10 @@ driver_wishes = st.fixed_dictionaries(
         "flavour": st.sampled_from(["auto", "auto", "open", "proprietary"]),
         "repository": st.sampled_from(["auto", "auto", "distribution", "nvidia"]),
         "modules": st.sampled_from(["auto", "auto", "dkms", "prebuilt"]),
+        "version": st.sampled_from(["auto", "auto", "auto", "580.95.05", "595.112.07"]),
+        "forward_compat": st.booleans(),
+        "adopt": st.booleans(),
+        "local": st.sampled_from([[], [], [{"version": "580.178.04", "layout": "nvidia"}]]),
     },
 )
 hosts = st.fixed_dictionaries(
@@ -146,7 +150,7 @@ def sound(result: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) 
             if cuda and on_gpu:
                 known = not conda or rules.CHANNELS[source["kind"]]["capabilities"] == "wheels"
                 assert rules.has_code(torch, cuda, machine, cards, known), (source, host)
-                assert rules.cuda_fits(version, cuda) or driver["forward_compat"], (source, driver)
+                assert rules.cuda_fits(version, cuda) or compat_fits(driver, cuda, host), (source, driver)
             if conda:
                 assert rules.channel_carries(source["kind"], torch, cuda, machine), source
             else:
@@ -161,6 +165,13 @@ def sound(result: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) 
                 assert row["variant"] == asked["variant"]
         if result["expect"]["cuda_available"] and asked["variant"] == "auto":
             assert row["cuda"], "a GPU that can be used is used"
+
+
+def compat_fits(driver: dict[str, Any], cuda: str, host: dict[str, Any]) -> bool:
+    """A forward-compatibility package: for this major version of CUDA, and never for GeForce."""
+    compat = driver["forward_compat"]
+    geforce = any(name.startswith(("GTX", "RTX", "TITAN")) for name in host["gpus"])
+    return bool(compat) and compat["cuda"].split(".")[0] == cuda.split(".")[0] and not geforce
 
 
 def _range(text: str) -> SpecifierSet:
