@@ -135,17 +135,14 @@ class Host:
     def __init__(
         self, machine: str, python: str, glibc: str | None, has_glibc: bool, models: tuple[Model, ...]
     ):
-        self._machine, self._python, self._models = machine, python, models
+        self._machine, self._python, self._code = machine, python, _code(machine, models)
         self._glibc, self._has_glibc = Version(glibc) if glibc else None, has_glibc
         self._known: dict[Build, tuple[tuple[Fault, ...], Floor | None]] = {}
 
     def against(self, build: Build) -> tuple[tuple[Fault, ...], Floor | None]:
         if build not in self._known:
-            faults, floor = list(self._faults(build)), None
-            if build.cuda and self._models:
-                code, floor = _code(build, self._machine, self._models)
-                faults += code
-            self._known[build] = (tuple(faults), floor)
+            code, floor = self._code.against(build)
+            self._known[build] = ((*self._faults(build), *code), floor)
         return self._known[build]
 
     def _faults(self, build: Build) -> Iterator[Fault]:
@@ -255,20 +252,36 @@ def _order(candidate: Candidate, default: str | None) -> tuple[bool, bool, int, 
     )
 
 
-def _code(build: Build, machine: str, models: tuple[Model, ...]) -> tuple[tuple[Fault, ...], Floor | None]:
-    """What speaks against the code of a build on these GPUs, and the oldest driver that runs it there."""
-    cuda = build.cuda or ""
-    floor, faults = tables.minimum_driver(cuda), []
-    kinds = {(model.name, model.capability): model for model in models}
-    for (name, capability), model in kinds.items() if machine in build.capabilities else ():
-        if has_code(build, machine, model):
-            continue
-        compiles = tables.toolkit_driver(cuda) if _compiles(build, capability) else None
-        if compiles:
-            floor = max(floor, compiles)
-        else:
-            faults.append(Fault("capability", f"has no code for {name} (compute capability {capability})"))
-    return tuple(faults), floor
+class Code:
+    """What speaks against the code of each build on some GPUs, and the oldest driver that runs it there."""
+
+    def __init__(self, machine: str, models: tuple[Model, ...]):
+        self._machine = machine
+        self._models = tuple({(model.name, model.capability): model for model in models}.values())
+        self._known: dict[Build, tuple[tuple[Fault, ...], Floor | None]] = {}
+
+    def against(self, build: Build) -> tuple[tuple[Fault, ...], Floor | None]:
+        if build not in self._known:
+            self._known[build] = self._against(build)
+        return self._known[build]
+
+    def _against(self, build: Build) -> tuple[tuple[Fault, ...], Floor | None]:
+        if not build.cuda or not self._models:
+            return (), None
+        floor, faults = tables.minimum_driver(build.cuda), []
+        for model in self._models if self._machine in build.capabilities else ():
+            if has_code(build, self._machine, model):
+                continue
+            compiles = tables.toolkit_driver(build.cuda) if _compiles(build, model.capability) else None
+            if compiles:
+                floor = max(floor, compiles)
+            else:
+                text = f"has no code for {model.name} (compute capability {model.capability})"
+                faults.append(Fault("capability", text))
+        return tuple(faults), floor
+
+
+_code = lru_cache(maxsize=1024)(Code)
 
 
 @lru_cache(maxsize=16384)

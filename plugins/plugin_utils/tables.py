@@ -222,7 +222,7 @@ def model(device: str) -> Model | None:
     architecture = architectures()[cc]
     if device in _products():
         architecture = replace(architecture, flavours=_products()[device])
-    centre = re.match(_load("gpus.yml")["data_centre"]["names"], name or "") is not None
+    centre = re.match("|".join(_load("gpus.yml")["data_centre"]["names"]), name or "") is not None
     return Model(device, name or f"unnamed {chip}", cc, architecture, listed, centre)
 
 

@@ -17,7 +17,6 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
     plain,
     problem,
 )
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -35,6 +34,7 @@ PATHS = {
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON = re.compile(r"3\.\d+(\.\d+)?")
+_PINNED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*==\s*(\S+)\s*")
 _DRIVER = re.compile(r"\d{3}(\.\d+){1,2}")
 _URL = re.compile(r"(https?://[^\s/]+\S*|file:///\S+|/\S+)")
 
@@ -379,7 +379,7 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
     for number, item in enumerate(reader.rows(row.get("carries"), f"{path}.carries")):
         try:
             carries.append(_wheel(item if isinstance(item, str) else ""))
-        except (InvalidRequirement, InvalidVersion):
+        except InvalidVersion:
             reader.fault(
                 f"{path}.carries[{number}]",
                 item,
@@ -393,10 +393,9 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
 
 def _wheel(text: str) -> Wheel:
     """Reads ``name==version``; raises InvalidVersion when it is anything else."""
-    requirement = Requirement(text)
-    pins = [item.version for item in requirement.specifier if item.operator == "=="]
-    version = Version(pins[0] if len(pins) == 1 == len(requirement.specifier) else "")
-    return Wheel(canonicalize_name(requirement.name), version.public, version.local)
+    match = _PINNED.fullmatch(text)
+    version = Version(match[2] if match else "")
+    return Wheel(canonicalize_name(match[1] if match else ""), version.public, version.local)
 
 
 def read(value: Any, paths: Mapping[str, str] = PATHS) -> tuple[Wish, list[Problem]]:

@@ -202,8 +202,8 @@ def test_whole_plan_of_a_hopper_host() -> None:
                 "code": "driver",
                 "text": "torch 2.15.0 cu132 needs driver >= 580.65.06; the host keeps 535.261.03 "
                 "(likewise 13 more, down to 2.11.0 cu130)",
-                "remedy": "a driver >= 580.65.06 would allow torch 2.15.0 cu132: set driver.upgrade to true, or "
-                "replace the driver by hand",
+                "remedy": "a driver >= 580.65.06 would allow torch 2.15.0 cu132: set driver.upgrade to true, "
+                "or replace the driver by hand",
             },
             {
                 "code": "source",
