@@ -1,0 +1,249 @@
+"""Which driver a host gets from which packages, and builds that pip does not install."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from typing import Any
+
+import pytest
+from ansible_collections.torchfleet.gpu.plugins.module_utils import conda_spec
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import choice, planner, tables
+from plan_hosts import MIRROR, SYSTEMS, TODAY, codes, plan, truth, wish
+from plan_hosts import SOURCES as ROWS
+
+
+def driver(facts: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    result = plan(facts, wanted)
+    assert result["problems"] == []
+    found: dict[str, Any] = result["driver"]
+    return found
+
+
+def text(rows: list[dict[str, Any]], code: str) -> str:
+    return "\n".join(row["text"] for row in rows if row["code"] == code)
+
+
+@pytest.mark.parametrize(
+    "system", [name for name in SYSTEMS if name not in ("plan9", "ubuntu2004", "debian11")]
+)
+def test_a_bare_host_gets_the_long_term_branch(system: str) -> None:
+    """Newer branches are on offer, and bring no newer torch."""
+    result = plan(truth(["H100"], os=system), wish())
+    assert (result["problems"], result["driver"]["branch"]) == ([], "580")
+    assert result["environments"][0]["torch"] == tables.releases()[0].torch
+    assert "620 is of no known kind, 580 is LTSB" in text(result["reasons"], "driver_offer")
+
+
+@pytest.mark.parametrize(
+    ("system", "secure_boot", "modules", "first"),
+    [
+        ("ubuntu2404", True, "prebuilt", "linux-modules-nvidia-580-server-open-6.1.0-41-amd64"),
+        ("ubuntu2404", False, "dkms", "nvidia-headless-580-server-open"),
+        ("debian12", True, "dkms", "nvidia-driver-cuda"),
+    ],
+)
+def test_modules_that_secure_boot_takes(system: str, secure_boot: bool, modules: str, first: str) -> None:
+    facts = truth(["H100"], os=system, secure_boot=secure_boot)
+    result = plan(facts, wish())
+    assert (result["driver"]["modules"], result["driver"]["packages"][0]) == (modules, first)
+    assert ("secure_boot" in codes(result["warnings"])) is (secure_boot and modules == "dkms")
+    facts["mok"] = {"enrolled": ["DKMS"], "pending": [], "key": {"name": "DKMS", "enrolled": True}}
+    assert "secure_boot" not in codes(plan(facts, wish())["warnings"])
+
+
+def test_prebuilt_modules_for_every_kernel_of_the_host() -> None:
+    facts = truth(["V100"], os="ubuntu2204")
+    facts["kernel"] = {"running": "5.15.0-1", "next": "5.15.0-2", "installed": ["5.15.0-1", "5.15.0-2"]}
+    found = driver(facts, wish(driver={"modules": "prebuilt"}))
+    assert found["packages"][:2] == [
+        "linux-modules-nvidia-580-server-5.15.0-1",
+        "linux-modules-nvidia-580-server-5.15.0-2",
+    ]
+    result = plan(facts, wish(driver={"modules": "prebuilt", "repository": "nvidia"}))
+    assert codes(result["problems"]) == ["no_driver_offered"]
+    assert "has no prebuilt proprietary modules" in result["problems"][0]["found"]
+
+
+def test_nvswitch_needs_fabric_manager() -> None:
+    facts = truth(["H100"] * 8, os="ubuntu2404", nvswitches=4)
+    assert "nvidia-fabricmanager-580" in driver(facts, wish())["packages"]
+    facts = truth(["H100"] * 8, nvswitches=4)
+    assert driver(facts, wish())["repository"] == "nvidia"
+    result = plan(facts, wish(driver={"repository": "distribution"}))
+    assert codes(result["problems"]) == ["no_driver_offered"]
+    assert "without Fabric Manager" in result["problems"][0]["found"]
+
+
+def test_stream_of_dnf() -> None:
+    assert driver(truth(["H100"], os="rocky9"), wish())["stream"] == "nvidia-driver:580-open"
+    assert driver(truth(["V100"], os="rhel8"), wish())["stream"] == "nvidia-driver:580-dkms"
+    assert driver(truth(["H100"], os="rhel10"), wish())["stream"] is None
+
+
+def test_a_branch_that_the_archive_moves_is_not_offered() -> None:
+    facts = truth(["H100"], os="ubuntu2404")
+    result = plan(facts, wish(driver={"branch": "590", "repository": "distribution"}))
+    assert codes(result["problems"]) == ["no_driver_offered"]
+    assert "the archive moves it to 595" in result["problems"][0]["found"]
+    assert driver(facts, wish(driver={"branch": "590"}))["repository"] == "nvidia"
+
+
+def test_an_older_version_of_a_branch_can_be_pinned_where_it_stays() -> None:
+    found = driver(truth(["H100"]), wish(driver={"version": "580.95.05"}))
+    assert (found["version"], found["repository"]) == ("580.95.05", "nvidia")
+    result = plan(truth(["H100"]), wish(driver={"version": "535.1.2", "repository": "distribution"}))
+    assert codes(result["problems"]) == ["no_driver_offered"]
+
+
+def test_the_repository_of_ones_own_comes_first() -> None:
+    local = [{"version": "580.95.05", "layout": "nvidia"}]
+    found = driver(truth(["H100"], os="rocky9"), wish(driver={"local": local}))
+    assert (found["repository"], found["version"]) == ("local", "580.95.05")
+    assert found["packages"] == driver(truth(["H100"], os="rocky9"), wish())["packages"]
+    result = plan(truth(["H100"]), wish(driver={"repository": "local"}))
+    assert codes(result["problems"]) == ["contradiction"]
+
+
+def test_an_upgrade_is_for_a_newer_torch_only() -> None:
+    facts = truth(["H100"], "535.261.03 proprietary")
+    found = driver(facts, wish(driver={"upgrade": True}))
+    assert (found["action"], found["branch"]) == ("upgrade", "580")
+    assert found["replaces"] == {"version": "535.261.03", "flavour": "proprietary"}
+    assert driver(facts, wish(driver={"upgrade": True}, torch="2.10.0"))["action"] == "keep"
+    assert driver(truth(["H100"], "620.70.06"), wish(driver={"upgrade": True}))["action"] == "keep"
+
+
+def test_one_driver_serves_all_environments() -> None:
+    wanted = wish(("pypi", "wheels"), {"upgrade": True}, torch="2.10.0")
+    wanted["environments"].append({**wanted["environments"][0], "name": "new", "torch": "2.15.0"})
+    result = plan(truth(["H100"], "535.261.03"), wanted)
+    assert (result["problems"], result["driver"]["action"]) == ([], "upgrade")
+    assert [row["torch"] for row in result["environments"]] == ["2.10.0", "2.15.0"]
+
+
+def test_forward_compatibility_is_a_wish_and_for_data_centres() -> None:
+    facts = truth(["H100"], "535.261.03")
+    assert driver(facts, wish())["forward_compat"] is None
+    result = plan(facts, wish(driver={"forward_compat": True}))
+    assert result["driver"]["action"] == "keep"
+    assert result["driver"]["forward_compat"] == {"package": "cuda-compat-13-0", "cuda": "13.0"}
+    assert result["environments"][0]["torch"] == "2.15.0"
+    for others in (["RTX 4090"], ["H100", "RTX 4090"]):
+        result = plan(truth(others, "535.261.03"), wish(driver={"forward_compat": True}))
+        assert (result["driver"]["forward_compat"], result["environments"][0]["torch"]) == (None, "2.10.0")
+        assert "not for GeForce RTX 4090" in text(result["reasons"], "forward_compat")
+    # Where the driver does as it is, nothing is added.
+    assert (
+        driver(truth(["H100"], "580.95.05"), wish(driver={"forward_compat": True}))["forward_compat"] is None
+    )
+
+
+def test_removal() -> None:
+    facts = truth(["H100"], "580.95.05 open")
+    result = plan(facts, wish(("cpu-wheels",), {"state": "absent"}))
+    assert (result["problems"], result["driver"]["action"]) == ([], "remove")
+    assert result["driver"]["replaces"] == {"version": "580.95.05", "flavour": "open"}
+    assert (result["driver"]["version"], result["expect"]["cuda_available"]) == (None, False)
+    assert driver(truth(["H100"]), wish(("cpu-wheels",), {"state": "absent"}))["action"] == "none"
+
+
+def test_an_unreadable_version_is_not_no_driver() -> None:
+    facts = truth(["H100"])
+    facts["driver"]["on_disk"] = {
+        "version": None,
+        "flavour": "open",
+        "kernel": "k",
+        "path": "/lib/k/nvidia.ko",
+    }
+    result = plan(facts, wish())
+    assert codes(result["problems"]) == ["unreadable_driver"]
+    assert "/lib/k/nvidia.ko" in result["problems"][0]["found"]
+    facts["driver"]["loaded"] = {"version": "580.95.05", "flavour": "open"}
+    result = plan(facts, wish())
+    assert (result["problems"], result["driver"]["version"]) == ([], "580.95.05")
+    assert "unreadable_driver" in codes(result["warnings"])
+
+
+def test_no_driver_is_advised_where_no_torch_has_code() -> None:
+    for facts in (truth(["GTX 480"]), truth(["GTX 680"]), truth(["GTX 680"], "470.256.02")):
+        (problem,) = plan(facts, wish(("pypi", "wheels")))["problems"]
+        assert "by hand" not in problem["fix"] and "a driver >=" not in problem["fix"]
+        assert "no release of torch" in problem["found"] + problem["fix"]
+
+
+# Conda
+
+
+def test_the_pins_of_a_course_from_the_frozen_channel() -> None:
+    """pytorch==2.0.0 torchvision==0.15.0 torchaudio==2.0.0 pytorch-cuda=11.7; PyPI has 0.15.1 for it."""
+    pins: dict[str, Any] = {
+        "torch": "2.0.0",
+        "torchvision": "0.15.0",
+        "torchaudio": "2.0.0",
+        "variant": "cu117",
+    }
+    result = plan(truth(["RTX 3090"], "535.261.03"), wish(("pypi", "pytorch-channel"), **pins))
+    (row,) = result["environments"]
+    assert (result["problems"], row["torch"], row["cuda"], row["requirements"]) == ([], "2.0.0", "11.7", [])
+    (source,) = row["sources"]
+    assert (source["kind"], source["method"]) == ("pytorch-channel", "conda")
+    assert source["channels"] == [*ROWS["pytorch-channel"]["urls"], *ROWS["pytorch-channel"]["nvidia_urls"]]
+    assert source["specs"][-1] == "pytorch-cuda=11.7"
+    for spec, name, version, build in (
+        (source["specs"][0], "pytorch", "2.0.0", "py3.11_cuda11.7_cudnn8.5.0_0"),
+        (source["specs"][1], "torchvision", "0.15.0", "py311_cu117"),
+        (source["specs"][2], "torchaudio", "2.0.0", "py311_cu117"),
+    ):
+        parsed = conda_spec.parse(spec)
+        assert parsed.matches(conda_spec.Record(name, version, build, str)) is True
+        for other in ("py3.11_cpu_0", "py311_cpu", "cpu_generic_py311_h1_0"):
+            assert parsed.matches(conda_spec.Record(name, version, other, str)) is False
+    result = plan(truth(["RTX 3090"], "535.261.03"), wish(("pypi",), **pins))
+    assert "goes with torchvision 0.15.1, not the 0.15.0" in result["problems"][0]["found"]
+
+
+def test_builds_that_nobody_has_read_are_the_last_resort() -> None:
+    facts = truth(["H100"], "580.95.05")
+    first = plan(facts, wish(("conda-forge", "pypi"), torch="2.12.1"))
+    assert first["environments"][0]["sources"][0]["kind"] == "pypi"
+    result = plan(facts, wish(("conda-forge",)))
+    assert {"unknown_capabilities", "low_confidence"} <= set(codes(result["warnings"]))
+    (row,) = result["environments"]
+    assert row["sources"][0]["specs"] == [f"pytorch={row['torch']}=cuda130*"]
+    # CUDA 13 holds no code for Volta at all.
+    assert plan(truth(["V100"], "580.95.05"), wish(("conda-forge",)))["environments"][0]["variant"] == "cu129"
+
+
+def test_an_existing_bundle_stands_alone() -> None:
+    (row,) = plan(truth(["H100"], "535.261.03"), wish(("bundle",)))["environments"][0]["sources"]
+    assert (row["index_url"], row["extra_index_urls"]) == (None, [])
+    assert row["find_links"] == ROWS["bundle"]["urls"]
+    assert MIRROR not in str(row)
+
+
+def test_ptx_asks_for_the_toolkits_driver() -> None:
+    """No build is known to carry it: the rule is for data to come."""
+    build = next(item for item in tables.releases()[0].builds if item.variant == "cu132")
+    model = tables.model("1db6")
+    assert model is not None
+    query = choice.Code("x86_64", (model,))
+    assert [fault.rule for fault in query.against(build)[0]] == ["capability"]
+    with_ptx = copy.copy(build)
+    object.__setattr__(with_ptx, "ptx", frozenset(["7.0"]))
+    faults, floor = query.against(with_ptx)
+    assert faults == () and floor == tables.toolkit_driver("13.2")
+    object.__setattr__(with_ptx, "ptx", frozenset(["7.5"]))
+    assert choice.Code("x86_64", (model,)).against(with_ptx)[0]
+
+
+def test_a_plan_can_be_changed_without_harm_to_the_next() -> None:
+    facts, wanted = truth(["H100"], "535.261.03"), wish()
+    first = planner.plan(facts, wanted, "a", TODAY)
+    whole = copy.deepcopy(first)
+    first["reasons"].clear()
+    first["driver"]["packages"].append("x")
+    first["environments"][0]["sources"][0]["index_url"] = "x"
+    assert planner.plan(facts, wanted, "a", TODAY) == whole
+    later = planner.plan(facts, wanted, "a", datetime.date(2020, 1, 1))
+    assert "end_of_life" not in codes(later["warnings"])
