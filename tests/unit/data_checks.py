@@ -136,7 +136,9 @@ def _gpus(data: Data) -> Iterator[str]:
         yield from _one_of(row["devices"], data["pci_gpus"]["devices"], "products")
         yield from _one_of(row["flavours"], FLAVOURS, "products")
     yield from _founded(table, table["data_centre"], "data_centre")
-    re.compile(table["data_centre"]["names"])
+    for pattern in table["data_centre"]["names"]:
+        if not any(re.match(pattern, row[1] or "") for row in data["pci_gpus"]["devices"].values()):
+            yield f"data_centre: no device is named {pattern}"
     yield from _founded(table, table["ranges"], "ranges")
     rows = table["ranges"]["rows"]
     firsts, ends = [int(row["first"], 16) for row in rows], [int(row["last"], 16) + 1 for row in rows]
