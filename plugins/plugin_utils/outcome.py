@@ -83,7 +83,9 @@ def _short(failure: str) -> str:
 
 def _decisive(planned: Json | None, plan: Json | None) -> list[str]:
     """Why it is this torch and not a newer one: what the newest lost by, or else what won."""
-    reasons = [row["text"] for row in (plan or {}).get("reasons", []) if "torch " in row["text"]]
-    name = planned["name"] if planned else None
-    own = [text for text in reasons if text.startswith(f"{name}: ")] or reasons
+    reasons = [row["text"] for row in (plan or {}).get("reasons", [])]
+    # With several environments each reason for a build begins with the name of its own.
+    start = f"{planned['name'] if planned else None}: torch "
+    own = [text for text in reasons if text.startswith(start)]
+    own = own or [text for text in reasons if re.match(r"(\S+: )?torch ", text)]
     return [re.sub(r" \(likewise [^)]*\)", "", own[0])] if own else []

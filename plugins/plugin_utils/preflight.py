@@ -74,7 +74,7 @@ def mirror_groups(
                 }
             )
     operating_system = mapping(truth.get("os"))
-    if plan["driver"]["action"] == "install" and operating_system.get("id") == "debian":
+    if plan["driver"]["packages"] and operating_system.get("id") == "debian":
         groups.append(
             {
                 "name": "mirrors_debian_urls",
