@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from plan_hosts import ALL, DRIVERS, GPUS, PYTHONS, SOURCES, SYSTEMS, codes, plan, sample, truth, wish
 
@@ -165,6 +166,31 @@ def sound(result: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) 
                 assert row["variant"] == asked["variant"]
         if result["expect"]["cuda_available"] and asked["variant"] == "auto":
             assert row["cuda"], "a GPU that can be used is used"
+        exact(row, packages)
+    expect = result["expect"]
+    seen = {rules.capability(device) for device in cards} if expect["cuda_available"] else set()
+    assert expect["capabilities"] == sorted(seen, key=rules.numbers)
+    assert expect["device_count"] == (len(cards) if expect["cuda_available"] else 0)
+
+
+def exact(row: dict[str, Any], packages: list[str]) -> None:
+    """Each requirement is met by the file of every source of the row, and by no other variant or release."""
+    if row["sources"][0]["method"] == "conda":
+        assert row["requirements"] == []
+        return
+    wanted = {item.name: item.specifier for item in map(Requirement, row["requirements"])}
+    assert list(wanted) == packages
+    for package, specifier in wanted.items():
+        version = rules.companion(row["torch"], package)
+        assert version
+        files = {
+            version if source["kind"] == "pypi" else f"{version}+{row['variant']}"
+            for source in row["sources"]
+        }
+        assert all(specifier.contains(file, prereleases=True) for file in files), row
+        others = {f"{version}+{v}" for t, v in rules.rows() if t == row["torch"] and v != row["variant"]}
+        others |= {release[package] for release in rules.TORCH if release.get(package)} - {version}
+        assert not any(specifier.contains(other, prereleases=True) for other in others), row
 
 
 def compat_fits(driver: dict[str, Any], cuda: str, host: dict[str, Any]) -> bool:
@@ -359,6 +385,18 @@ def test_leave_to_upgrade_never_makes_torch_older(
     if not kept["problems"] and one["torch"] == two["torch"]:
         gains = one["sources"][0]["name"] != two["sources"][0]["name"]  # an earlier source
         assert gains or free["driver"] == kept["driver"]
+
+
+@given(hosts, environments, source_lists, st.booleans())
+@examples(150)
+def test_more_repositories_never_make_torch_older(
+    host: dict[str, Any], asked: dict[str, Any], names: list[str], upgrade: bool
+) -> None:
+    facts = truth(**host)
+    free = plan(facts, wish(names, {"upgrade": upgrade}, **asked))
+    for repository in ("distribution", "nvidia"):
+        bound = plan(facts, wish(names, {"upgrade": upgrade, "repository": repository}, **asked))
+        assert rank(free) >= rank(bound)
 
 
 PROGRAM = """
