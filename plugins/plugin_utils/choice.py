@@ -89,6 +89,7 @@ class Candidates:
     def __init__(self, query: Query) -> None:
         self.query = query
         self._known: list[Candidate] = []
+        self._best: dict[Version | None, tuple[int, Candidate] | None] = {}  # by what CUDA sees of the driver
         self._more = _candidates(query)
 
     def __iter__(self) -> Iterator[Candidate]:
@@ -104,6 +105,12 @@ class Candidates:
 
     def best(self, driver: Driver) -> tuple[int, Candidate] | None:
         """The first that fits; one that asks for care only when nothing else does."""
+        version = driver.stands_for
+        if version not in self._best:
+            self._best[version] = self._first(driver)
+        return self._best[version]
+
+    def _first(self, driver: Driver) -> tuple[int, Candidate] | None:
         spare = None
         for number, candidate in enumerate(self):
             if candidate.fits(driver):

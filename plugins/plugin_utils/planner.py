@@ -49,7 +49,9 @@ class Outlook:
 def _query(host: Host, wish: Wish, environment: EnvironmentWish, driver: Driver) -> choice.Query:
     assert host.machine is not None
     models = host.models if driver.version and environment.variant != CPU else ()
-    return choice.Query(environment, wish.sources, host.machine, host.glibc, host.has_glibc, models)
+    # A glibc that no build objects to is like any other such.
+    glibc = host.glibc if host.glibc and host.glibc < tables.highest_glibc() else None
+    return choice.Query(environment, wish.sources, host.machine, glibc, host.has_glibc, models)
 
 
 def _outlook(host: Host, wish: Wish, environments: Sequence[EnvironmentWish], driver: Driver) -> Outlook:

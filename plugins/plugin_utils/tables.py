@@ -89,7 +89,8 @@ class Release:
     builds: tuple[Build, ...] = ()
 
     def companion(self, package: str) -> str | None:
-        return {"torch": self.torch, "torchvision": self.torchvision, "torchaudio": self.torchaudio}[package]
+        version: str | None = getattr(self, package)
+        return version
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,6 +340,12 @@ def channel(kind: str) -> dict[Version, Release]:
 @cache
 def channel_kinds() -> tuple[str, ...]:
     return tuple(table["kind"] for table in _load("channels.yml")["channels"])
+
+
+@cache
+def highest_glibc() -> Version:
+    """What every build is content with."""
+    return max(text for release in releases() for build in release.builds for text in build.glibc.values())
 
 
 @cache
