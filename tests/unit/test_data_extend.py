@@ -1,4 +1,4 @@
-"""docs/data.md by doing what it says: its rows added to a copy of the tables, and the planner goes by them."""
+"""docs/data.md by doing what it says: its rows added to a copy of the tables, and plans made with that."""
 
 from __future__ import annotations
 
