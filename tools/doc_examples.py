@@ -4,8 +4,8 @@
 doc_examples.py           writes what is out of date, and names it
 doc_examples.py --check   only names it, and ends with status 1
 
-The day is the one of the tables. A document whose YAML or JSON blocks begin with "# FILE: PLACE" (docs/data.md) is
-run with tables to which those rows were added.
+The day is the one of the tables. A document whose YAML or JSON blocks begin with "# FILE: PLACE", as those of
+docs/data.md do, is run with tables to which those rows were added.
 """
 
 from __future__ import annotations
