@@ -254,20 +254,6 @@ def _with_compat(found: list[Driver], host: Host, wish: Wish, notes: Notes) -> l
 
 
 def _fresh(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> tuple[Driver, ...]:
-    if host.system is None or host.machine is None:
-        return ()
-    asked = wish.driver.repository
-    known = [*(["local"] if wish.driver.local else []), *host.system.repositories]
-    if asked not in (AUTO, *known):
-        if asked != "local":  # that is told with the wish
-            notes.problem(
-                "no_repository",
-                wish.driver.path("repository"),
-                asked,
-                f"one that the tables know for {host.system.name}: " + ", ".join(known),
-                "set it to auto; or install the driver by hand: one that is there is kept",
-            )
-        return ()
     found, losers = _offers(host, wish, wanted)
     if found:
         notes.reasons += losers
@@ -279,7 +265,18 @@ def _fresh(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> tuple[Driver,
 def _nothing_offered(host: Host, wish: Wish, wanted: Needs, losers: Sequence[Note], notes: Notes) -> None:
     if host.system is None or host.machine is None:
         return  # told with the truth
-    path = wish.driver.path
+    path, asked = wish.driver.path, wish.driver.repository
+    known = [*(["local"] if wish.driver.local else []), *host.system.repositories]
+    if asked not in (AUTO, *known):
+        if asked != "local":  # that is told with the wish
+            notes.problem(
+                "no_repository",
+                path("repository"),
+                asked,
+                f"one that the tables know for {host.system.name}: " + ", ".join(known),
+                "set it to auto; or install the driver by hand: one that is there is kept",
+            )
+        return
     pinned = [
         key
         for key in ("branch", "version", "flavour", "modules", "repository")

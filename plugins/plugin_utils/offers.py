@@ -66,6 +66,12 @@ def offered(
     if host.system is None or host.machine is None:
         return found, []
     here = _repository_of(host)
+    for row in wish.local:
+        if row.layout not in host.system.layouts:
+            text = (
+                f"driver {row.version} of {LOCAL}: no {row.layout} packages are known for {host.system.name}"
+            )
+            losers[text] = [(row.version, text)]
     for offer in _all(host.system, wish):
         flavour, lost = _flavour(offer, host, wish, complaint, flavours)
         if flavour is None:

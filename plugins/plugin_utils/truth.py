@@ -157,13 +157,13 @@ def _version(row: Any) -> tuple[Version, str] | None:
 def _installed(driver: dict[str, Any]) -> tuple[Installed | None, str | None]:
     """The driver, and what is there but cannot be read."""
     unreadable = None
-    for key in ("on_disk", "loaded", "package"):
+    for key in ("on_disk", "loaded", "package", "foreign"):
         row = mapping(driver.get(key))
         if found := _version(row):
             return Installed(
                 *found,
                 flavour=text(row.get("flavour")),
-                module=key != "package",
+                module=key in ("on_disk", "loaded"),
                 foreign=bool(driver.get("foreign")),
                 package=text(mapping(driver.get("package")).get("name")),
             ), unreadable

@@ -105,6 +105,26 @@ def test_the_repository_of_ones_own_comes_first() -> None:
     assert codes(result["problems"]) == ["contradiction"]
 
 
+def test_what_a_repository_cannot_serve_is_told() -> None:
+    local = {"repository": "local", "local": [{"version": "580.95.05", "layout": "distribution"}]}
+    (problem,) = plan(truth(["H100"], os="rocky9"), wish(driver=local))["problems"]
+    assert "no distribution packages are known for Rocky Linux 9" in problem["found"]
+    for there in (None, "550.163.01 proprietary"):  # to be installed, and to be replaced
+        wanted = wish(driver={"repository": "distribution", "upgrade": True})
+        result = plan(truth(["RTX 5090"], there, os="rocky9"), wanted)
+        assert codes(result["problems"]) == ["no_repository"]
+
+
+def test_a_foreign_driver_without_a_module_is_not_installed_over() -> None:
+    facts = truth(["H100"])
+    facts["driver"]["foreign"] = {"kind": "run", "version": "580.95.05", "path": "/usr/bin/nvidia-uninstall"}
+    result = plan(facts, wish())
+    assert (result["driver"]["action"], result["driver"]["version"]) == ("keep", "580.95.05")
+    assert "no_module" in codes(result["warnings"])
+    facts["driver"]["foreign"]["version"] = None
+    assert codes(plan(facts, wish())["problems"]) == ["unreadable_driver"]
+
+
 def test_an_upgrade_is_for_a_newer_torch_only() -> None:
     facts = truth(["H100"], "535.261.03 proprietary")
     found = driver(facts, wish(driver={"upgrade": True}))
