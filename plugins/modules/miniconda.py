@@ -226,7 +226,7 @@ class Miniconda:
         self.wanted_python: str | None = promise["minor"] if promise else None
         self.state_dir = Path(params["state_dir"])
         self.journal = self.state_dir / (str(self.prefix).strip("/").replace("/", "-") + ".json")
-        file = (params["urls"] or ["installer.sh"])[0].rsplit("/", 1)[-1]
+        file = (params["urls"] or ["installer.sh"])[0].partition("?")[0].rsplit("/", 1)[-1]
         self.installer = self.state_dir / (file if file.endswith(".sh") else file + ".sh")
         self.aside = self.prefix.with_name(f".{self.prefix.name}.torchfleet-removed")
         self.failures: list[str] = []

@@ -98,7 +98,8 @@ def test_no_source_of_the_configuration_leads_past_the_mirror(host: Any) -> None
         assert f"==> {PREFIX}/.condarc <==" in sources
         shown = json.loads(output(host, user, "conda config --show --json"))
         assert shown["channels"] == ["defaults"]
-        assert shown["default_channels"] == [f"{MIRROR}/pkgs/main", f"{MIRROR}/pkgs/r"]
+        defaults = [f"{row['scheme']}://{row['location']}/{row['name']}" for row in shown["default_channels"]]
+        assert defaults == [f"{MIRROR}/pkgs/main", f"{MIRROR}/pkgs/r"]
         assert shown["channel_priority"] == "strict"
     assert not host.file("/etc/conda/.condarc").exists
     assert not host.file("/root/.condarc").exists
