@@ -931,6 +931,9 @@ class CondaEnv:
     # -- locks
 
     def make_lock(self) -> None:
+        if self.module.check_mode and not os.access(self.conda, os.X_OK):
+            self.reasons.append(f"conda is not installed at {self.conda_prefix} yet")
+            self.leave(True, _actions([], []), [], [])
         self.need_conda()
         specs = [spec.text for spec in self.conda_wish(Prefix(os.devnull), False)]
         if self.requirements and not any(spec.name == "pip" for spec in self.specs):

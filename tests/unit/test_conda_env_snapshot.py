@@ -139,7 +139,7 @@ def test_a_kill_at_any_point_loses_nothing(prefix: Path, tmp_path: Path, end: st
     assert steps > 60
     assert (changed == original) == (end == "restore")
     outcomes = {"as before": 0, "as changed": 0, "lost": 0}
-    for number in range(1, steps + 1, 3):
+    for number in range(1, steps + 1, 5):
         shutil.rmtree(prefix, ignore_errors=True)
         shutil.copytree(pristine, prefix, symlinks=True)
         assert killed_at(prefix, number, end) == ""
