@@ -24,7 +24,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: A row for each package with C(name), C(from) (null for a new one) and C(to) (null for one that goes).
+  description: Rows of C(name), C(from) (null for a new package) and C(to) (null for one that goes).
   type: list
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 Json = dict[str, Any]
@@ -29,4 +30,22 @@ def dnf_changes(text: str) -> list[Json]:
             else:
                 old = None if part == "Installing" else "another version"
                 rows[name] = {"name": name, "from": rows.get(name, {}).get("from") or old, "to": version}
+    return [rows[name] for name in sorted(rows)]
+
+
+def zypper_changes(text: str) -> list[Json]:
+    """What ``zypper --xmlout`` prints of its plan, in the same form; nothing where it prints none."""
+    begin, end = text.find("<install-summary"), text.find("</install-summary>")
+    if begin < 0 or end < 0:
+        return []
+    rows: dict[str, Json] = {}
+    for part in ElementTree.fromstring(text[begin:end] + "</install-summary>"):
+        for item in part.iter("solvable"):
+            if item.get("type", "package") != "package":
+                continue
+            name, edition, old = item.get("name", ""), item.get("edition"), item.get("edition-old")
+            if part.tag == "to-remove":
+                rows[name] = {"name": name, "from": edition, "to": rows.get(name, {}).get("to")}
+            else:
+                rows[name] = {"name": name, "from": rows.get(name, {}).get("from") or old, "to": edition}
     return [rows[name] for name in sorted(rows)]
