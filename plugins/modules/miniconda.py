@@ -195,10 +195,16 @@ if [ -r '{prefix}/etc/profile.d/conda.sh' ]; then
     . '{prefix}/etc/profile.d/conda.sh'
 fi
 """
-# By the environment and not in .condarc: root must never link files that others can write.
+# By the environment and not in .condarc: root must never link files that others can write. Nor for members
+# whose umask would keep what they extract from the others: conda sets modes by it, past any ACL.
 PROFILE_GROUP = """case " $(id -nG) " in
     *' root '*) ;;
-    *' {group} '*) export CONDA_PKGS_DIRS='{shared}/pkgs' ;;
+    *' {group} '*)
+        case "$(umask)" in
+            *[4-7]?) ;;
+            *) export CONDA_PKGS_DIRS='{shared}/pkgs' ;;
+        esac
+        ;;
 esac
 """
 

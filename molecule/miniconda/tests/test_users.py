@@ -12,13 +12,14 @@ SHARED = "/srv/conda"
 MIRROR = "https://mirrors.tuna.tsinghua.edu.cn/anaconda"
 
 
-def as_user(host: Any, user: str, command: str, shell: str = "bash -lc") -> Any:
+def as_user(host: Any, user: str, command: str, shell: str = "bash -lc", umask: str = "022") -> Any:
     """Run a command in a shell of that user; -l is what ssh gives."""
-    return host.run(f"su {user} -s /bin/sh -c %s", f"cd && HOME=$(echo ~{user}) exec {shell} '{command}'")
+    inner = f"cd && umask {umask} && HOME=$(echo ~{user}) exec {shell} '{command}'"
+    return host.run(f"su {user} -s /bin/sh -c %s", inner)
 
 
-def output(host: Any, user: str, command: str, shell: str = "bash -lc") -> str:
-    done = as_user(host, user, command, shell)
+def output(host: Any, user: str, command: str, shell: str = "bash -lc", umask: str = "022") -> str:
+    done = as_user(host, user, command, shell, umask)
     assert done.rc == 0, done.stderr + done.stdout
     return str(done.stdout)
 
@@ -51,11 +52,11 @@ def test_a_half_written_block_was_mended_and_the_user_lost_nothing(host: Any) ->
 
 
 def test_members_create_environments_that_all_can_use(host: Any) -> None:
-    output(host, "alice", "umask 077; conda create -y -q -n shared_by_alice python")
+    output(host, "alice", "conda create -y -q -n shared_by_alice python")
     assert host.file(f"{SHARED}/envs/shared_by_alice/conda-meta/history").user == "alice"
-    assert "Python 3" in output(host, "alice", "conda activate shared_by_alice && python -V")
+    assert "Python 3" in output(host, "bob", "conda activate shared_by_alice && python -V")
     # The cache serves the next member, who has another umask and fetches nothing.
-    output(host, "carol", "conda create -y -q -n shared_by_carol --offline python")
+    output(host, "carol", "conda create -y -q -n shared_by_carol --offline python", umask="027")
     assert host.file(f"{SHARED}/envs/shared_by_carol").user == "carol"
     assert "Python 3" in output(host, "carol", "conda activate shared_by_carol && python -V")
 
@@ -81,11 +82,13 @@ def test_the_shared_directories_have_the_right_modes(host: Any) -> None:
 
 
 def test_root_never_links_what_members_can_write(host: Any) -> None:
-    def caches(user: str) -> list[str]:
-        shown = json.loads(output(host, user, "conda config --show pkgs_dirs --json"))
+    def caches(user: str, umask: str = "022") -> list[str]:
+        shown = json.loads(output(host, user, "conda config --show pkgs_dirs --json", umask=umask))
         return list(shown["pkgs_dirs"])
 
     assert caches("alice")[0] == f"{SHARED}/pkgs"
+    # What she extracts with that umask, the others could not read: she has a cache of her own.
+    assert caches("alice", umask="077") == [f"{PREFIX}/pkgs", "/home/alice/.conda/pkgs"]
     for user in ("root", "bob"):
         assert f"{SHARED}/pkgs" not in caches(user)
         assert caches(user)[0] == f"{PREFIX}/pkgs"
