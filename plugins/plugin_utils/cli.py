@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner, tables
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, planner, tables
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, plain
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
@@ -197,9 +197,11 @@ def describe(args: argparse.Namespace, defaults: Json, notes: list[Json]) -> Jso
 def read_facts(path: str) -> Json:
     """The truth in what gpu_facts wrote: bare, or within the facts or the result that it came in."""
     try:
-        value = _load(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+        value = plain(_load(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Usage(f"--facts {path}: {error}") from error
+    except RecursionError as error:  # an alias that holds itself
+        raise Usage(f"--facts {path}: too deep to be the truth of a host") from error
     value = mapping(value)
     value = mapping(value.get("ansible_facts")) or value
     for name in TRUTHS:
@@ -304,7 +306,9 @@ def _entry(label: str, *lines: str | None) -> list[str]:
         part
         for line in lines
         if line
-        for part in textwrap.wrap(line, WIDTH - 10, break_long_words=False, break_on_hyphens=False)
+        for part in textwrap.wrap(
+            fleet.cell(line), WIDTH - 10, break_long_words=False, break_on_hyphens=False
+        )
     ]
     return [f"{label if number == 0 else '':10}{part}" for number, part in enumerate(folded)]
 

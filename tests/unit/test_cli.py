@@ -294,7 +294,9 @@ def test_facts_and_what_they_tell_contradict(capsys: Capture, option: tuple[str,
     assert f"leave out {option[0]}" in err
 
 
-@pytest.mark.parametrize("text", [None, "[]", "a: b", "{", "\0", "- x: [", "torchfleet_truth: 7"])
+@pytest.mark.parametrize(
+    "text", [None, "[]", "a: b", "{", "\0", "- x: [", "torchfleet_truth: 7", "&a [*a]", "[" * 9999]
+)
 def test_facts_that_cannot_be_read(capsys: Capture, tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "facts"
     if text is not None:
@@ -302,6 +304,14 @@ def test_facts_that_cannot_be_read(capsys: Capture, tmp_path: Path, text: str | 
     status, out, err = run(capsys, "--facts", str(path))
     assert (status, out) == (2, "")
     assert f"--facts {path}" in err
+
+
+def test_facts_do_not_steer_the_terminal(capsys: Capture, tmp_path: Path) -> None:
+    facts = yaml.safe_load((TRUTHS / "hopper.yml").read_text(encoding="utf-8"))
+    facts["os"]["name"] = "Debian\x1b[2J\n12"
+    (tmp_path / "facts").write_text(json.dumps(facts))
+    out = run(capsys, "--facts", str(tmp_path / "facts"))[1]
+    assert out.startswith("Host      Debian[2J 12, x86_64\n")
 
 
 # ---- wrong usage
