@@ -332,6 +332,23 @@ def test_every_offer_of_a_system_is_installed_when_it_is_named(
     assert not any(mark in package for package in driver["packages"] for mark in "{}")
 
 
+def test_no_repository_is_asked_for_a_machine_that_it_does_not_serve() -> None:
+    without = [
+        (name, system["version"], kind, machine)
+        for system in SYSTEMS["systems"]
+        for name in system["ids"]
+        for kind in ("distribution", "nvidia")
+        for machine in ("x86_64", "aarch64")
+        if system[kind] and machine not in system[kind]["machines"]
+    ]
+    assert without
+    for name, version, kind, machine in without:
+        facts = truth(["T4"], machine=machine)
+        facts["os"].update(id=name, version=version)
+        result = plan(facts, wish(["wheels"], {"repository": kind}, variant="cpu"))
+        assert codes(result["problems"]) == ["no_driver_offered"], (name, version, kind, machine)
+
+
 def test_every_system_chooses_of_itself_too() -> None:
     """On every system and machine a bare host with some GPU gets a driver without naming one."""
     for system in SYSTEMS["systems"]:
