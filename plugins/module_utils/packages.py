@@ -109,10 +109,11 @@ def _dpkg(host: Host) -> list[Package]:
         for stanza in host.text(path, 1 << 26).split("\n\n"):
             fields = dict(re.findall(r"^(Package|Status|Version|Architecture): (.*)$", stanza, re.M))
             name, status = fields.get("Package", ""), fields.get("Status", "").split()
-            if len(status) != 3 or (status[2] in WHOLE and not NAMES.search(name)):
-                continue
             key = (name, fields.get("Architecture", ""))
-            found[key] = Package(name, fields.get("Version", ""), status[2], status[0] == "hold")
+            if len(status) == 3 and (status[2] not in WHOLE or NAMES.search(name)):
+                found[key] = Package(name, fields.get("Version", ""), status[2], status[0] == "hold")
+            else:
+                found.pop(key, None)
     return [found[key] for key in sorted(found)]
 
 
