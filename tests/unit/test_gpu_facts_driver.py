@@ -15,12 +15,17 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils import installation
 from ansible_collections.torchfleet.gpu.plugins.module_utils.der import Certificate, certificate, fields
 from ansible_collections.torchfleet.gpu.plugins.module_utils.host import Host
 from ansible_collections.torchfleet.gpu.plugins.module_utils.modinfo import flavour, read_modinfo
-from ansible_collections.torchfleet.gpu.plugins.module_utils.packages import of_other_branches, packages
+from ansible_collections.torchfleet.gpu.plugins.module_utils.packages import (
+    of_other_branches,
+    package_manager,
+    packages,
+)
 from ansible_collections.torchfleet.gpu.plugins.module_utils.secure_boot import (
     Keys,
     secure_boot,
     signature_lists,
 )
+from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import os_release
 
 FIXTURES = Path(__file__).parent / "fixtures" / "gpu_facts"
 KERNEL = "6.1.0-50-amd64"
@@ -52,6 +57,48 @@ def host(tmp_path: Path) -> MakeHost:
         return Host(run, root=str(tmp_path), machine="x86_64")
 
     return build
+
+
+# Operating systems: the lines that count, as the systems themselves have them, quotes and all
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected", "manager"),
+    [
+        ('VERSION_ID="13"\nVERSION_CODENAME=trixie\nID=debian', ("debian", "13", "trixie", []), "dpkg"),
+        (
+            'VERSION_ID="26.04"\nVERSION_CODENAME=resolute\nID=ubuntu\nID_LIKE=debian',
+            ("ubuntu", "26.04", "resolute", ["debian"]),
+            "dpkg",
+        ),
+        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.6"', ("rhel", "9.6", None, ["fedora"]), "rpm"),
+        (
+            'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="10.0"',
+            ("rocky", "10.0", None, ["rhel", "centos", "fedora"]),
+            "rpm",
+        ),
+        (
+            'ID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="10.0"',
+            ("almalinux", "10.0", None, ["rhel", "centos", "fedora"]),
+            "rpm",
+        ),
+        ('ID="ol"\nVERSION_ID="7.5"', ("ol", "7.5", None, []), "rpm"),
+        ('ID=fedora\nVERSION_ID=42\nVERSION_CODENAME=""', ("fedora", "42", None, []), "rpm"),
+        (
+            'ID="opensuse-leap"\nID_LIKE="suse opensuse"\nVERSION_ID="15.2"',
+            ("opensuse-leap", "15.2", None, ["suse", "opensuse"]),
+            "rpm",
+        ),
+        ('VERSION_ID="12.1"\nID="sles"', ("sles", "12.1", None, []), "rpm"),
+    ],
+)
+def test_os_release(
+    host: MakeHost, lines: str, expected: tuple[str, str, str | None, list[str]], manager: str
+) -> None:
+    machine = host({"/etc/os-release": lines + "\n", "/usr/bin/rpm": ""})
+    found = os_release(machine)
+    assert (found["id"], found["version"], found["codename"], found["like"]) == expected
+    assert package_manager(machine, found) == manager
 
 
 # dpkg
