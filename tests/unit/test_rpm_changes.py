@@ -1,8 +1,9 @@
-"""What dnf says that it would do: recorded from dnf 4.14 on a shaped host; one row is wrapped."""
+"""What dnf and zypper say that they would do; recorded from dnf 4.14 and zypper 1.14.89, one row wrapped."""
 
 from __future__ import annotations
 
 from ansible_collections.torchfleet.gpu.plugins.filter.dnf_changes import dnf_changes
+from ansible_collections.torchfleet.gpu.plugins.filter.zypper_changes import zypper_changes
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.driver_packages import (
     driver_objections,
     of_driver,
@@ -57,6 +58,29 @@ Installing dependencies:
 
 Transaction Summary
 """
+ZYPPER = """\
+<?xml version='1.0'?>
+<stream>
+<message type="info">Resolving package dependencies...</message>
+<install-summary download-size="11420" space-usage-diff="0" packages-to-change="2">
+<to-upgrade>
+<solvable type="package" name="nvidia-compute-G06" edition="580.178.04-1" arch="x86_64" repository="n"\
+ edition-old="580.126.09-1" arch-old="x86_64" summary="shaped, not real: a dummy of torchfleet&apos;s tests">
+<description>shaped, not real: a dummy of torchfleet&apos;s tests</description></solvable>
+</to-upgrade>
+<to-install>
+<solvable type="package" name="nvidia-open-580" edition="580.178.04-1" arch="x86_64" repository="n"/>
+</to-install>
+<to-remove>
+<solvable type="package" name="cuda-drivers-580" edition="580.126.09-1" arch="x86_64"/>
+</to-remove>
+</install-summary>
+<prompt id="0">
+<text>Backend:  classic_rpmtrans --dry-run
+Continue?</text>
+</prompt>
+</stream>
+"""
 NOTHING = "Dependencies resolved.\nNothing to do.\nComplete!\n"
 
 
@@ -88,3 +112,12 @@ def test_a_kernel_is_objected_to() -> None:
 
 def test_nothing() -> None:
     assert dnf_changes(NOTHING) == []
+
+
+def test_zypper_tells_the_old_version_too() -> None:
+    assert zypper_changes(ZYPPER) == [
+        {"name": "cuda-drivers-580", "from": "580.126.09-1", "to": None},
+        {"name": "nvidia-compute-G06", "from": "580.126.09-1", "to": "580.178.04-1"},
+        {"name": "nvidia-open-580", "from": None, "to": "580.178.04-1"},
+    ]
+    assert zypper_changes("<stream>\n</stream>\n") == []
