@@ -298,6 +298,7 @@ import re
 import shutil
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, NoReturn, Sequence
 
@@ -1320,23 +1321,60 @@ def _fail(module: AnsibleModule, code: str, message: str, env: CondaEnv | None) 
     raise AssertionError("fail_json came back")
 
 
-def _become(owner: str) -> None:
-    """From here on everything belongs to the owner, who must be able to read it."""
+def _other_user(owner: str) -> pwd.struct_passwd | None:
+    """The owner's account; None where the module runs as that user already."""
     try:
         user = pwd.getpwnam(owner)
     except KeyError as error:
         raise Failure("bad_input", f"owner {owner}: there is no such user") from error
     if user.pw_uid == os.geteuid():
-        return
+        return None
     if os.geteuid() != 0:
         raise Failure("permission", f"owner {owner}: only root can become another user (become: true)")
-    os.initgroups(owner, user.pw_gid)
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
-    os.environ.update(HOME=user.pw_dir, USER=owner, LOGNAME=owner)
-    for variable in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
-        os.environ.pop(variable, None)
-    os.chdir("/")
+    return user
+
+
+def _work_as(module: AnsibleModule, user: pwd.struct_passwd) -> None:
+    """In a child of this process: Ansible's own files, which answering takes, are for root alone."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        answer: dict[str, Any] = {"call": "fail_json", "warnings": []}
+
+        def call(name: str, result: dict[str, Any]) -> NoReturn:
+            answer.update(call=name, result=result)
+            raise SystemExit
+
+        module.exit_json = lambda **result: call("exit_json", result)
+        module.fail_json = lambda msg, **result: call("fail_json", {"msg": msg, **result})
+        module.warn = answer["warnings"].append
+        try:
+            os.initgroups(user.pw_name, user.pw_gid)
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+            os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
+            for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
+                os.environ.pop(name, None)
+            os.chdir("/")
+            _work(module)
+        except SystemExit:
+            pass
+        except BaseException:
+            answer["result"] = {"msg": traceback.format_exc(), "code": "unknown"}
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(answer, pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if not text:
+        module.fail_json(msg=f"the run as {user.pw_name} ended with status {status}", code="unknown")
+    answer = json.loads(text)
+    for warning in answer["warnings"]:
+        module.warn(warning)
+    getattr(module, answer["call"])(**answer["result"])
 
 
 def _hide_secrets(module: AnsibleModule) -> None:
@@ -1406,10 +1444,20 @@ def main() -> None:
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.close(devnull)
+    owner = module.params["owner"]
+    try:
+        user = _other_user(owner) if owner else None
+    except Failure as error:
+        _fail(module, error.code, str(error), None)
+    if user:
+        _work_as(module, user)
+    else:
+        _work(module)
+
+
+def _work(module: AnsibleModule) -> None:
     env: CondaEnv | None = None
     try:
-        if module.params["owner"]:
-            _become(module.params["owner"])
         if module.params["group"]:
             _know_group(module.params["group"])
         env = CondaEnv(module)
