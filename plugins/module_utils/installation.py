@@ -44,26 +44,30 @@ RUN_FILES = (
 )  # fmt: skip
 
 
-def modules(host: Host, installed: list[str], keys: Keys, modprobe: str) -> list[Json]:
+def modules(host: Host, kernel: Json, keys: Keys, modprobe: str) -> list[Json]:
     """A row for each kernel that is installed, and for each other directory that still has a module."""
     asked = re.search(
         r"^\s*install\s+nvidia\s+.*modprobe\s+(?:-i|--ignore-install)\s+([\w-]+)", modprobe, re.M
     )
-    wanted = asked.group(1) if asked else "nvidia"
+    names = sorted({Path(path).name for path in host.glob("/lib/modules/*")}, key=version_key)
+    paths = {name: _module(host, name, asked.group(1) if asked else "nvidia") for name in names}
+    # A compressed one is read as a whole, up to a second each: only what runs, or runs next, is worth that.
+    matter = {name for name in (kernel["running"], kernel["next"]) if paths.get(name)}
+    matter = matter or {name for name in names if paths[name]}
     known: dict[str, Json] = {}  # weak-updates links one file to several kernels
     rows = []
-    for kernel in sorted({Path(path).name for path in host.glob("/lib/modules/*")}, key=version_key):
-        path = _module(host, kernel, wanted)
-        if path is None and kernel not in installed:
+    for name in names:
+        path = paths[name]
+        if path is None and name not in kernel["installed"]:
             continue
         row: Json = dict.fromkeys(("kernel", "version", "flavour", "path", "signed", "signer", "trusted"))
-        row["kernel"] = kernel
-        if path:
+        row.update(kernel=name, path=path)
+        if path and (name in matter or path.endswith(".ko")):
             real = host.real(path)
             if real not in known:
                 known[real] = read_modinfo(host.at(path), host.run)
             info = known[real]
-            row.update(path=path, version=info.get("version"), flavour=flavour(info.get("license", "")))
+            row.update(version=info.get("version"), flavour=flavour(info.get("license", "")))
             row.update(signed=info.get("signed"), signer=info.get("signer"))
             row["trusted"] = keys.trusts(row["signer"], info.get("serial")) if row["signed"] else None
         rows.append(row)

@@ -73,7 +73,7 @@ def gather(host: Host, disk_paths: Sequence[str] = (), flavours: Sequence[Json] 
         "package": witness,
         "packages": rows,
         "half_configured": half,
-        "modules": modules(host, kernel["installed"], keys, modprobe),
+        "modules": modules(host, kernel, keys, modprobe),
         "dkms": dkms(host),
         "loaded": loaded(host),
         "uvm": uvm(host),

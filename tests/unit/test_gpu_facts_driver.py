@@ -290,7 +290,8 @@ def test_modules_of_every_kernel(host: MakeHost, tmp_path: Path) -> None:
             MOK_LIST: b"\6\0\0\0" + recorded("dkms.esl"),
         }
     )
-    rows = installation.modules(machine, [KERNEL, new], Keys(machine), "")
+    kernel = {"running": KERNEL, "next": new, "installed": [KERNEL, new]}
+    rows = installation.modules(machine, kernel, Keys(machine), "")
     assert [(row["kernel"], row["version"], row["flavour"], row["trusted"]) for row in rows] == [
         (gone, "535.261.03", "open", True),
         (KERNEL, "535.261.03", "proprietary", True),
@@ -310,8 +311,21 @@ def test_a_module_that_several_kernels_share_is_read_once(host: MakeHost, tmp_pa
     weak = tmp_path / f"lib/modules/{new}/weak-updates"
     weak.mkdir(parents=True)
     (weak / "nvidia.ko.zst").symlink_to(f"../../{old}/extra/nvidia.ko.zst")
-    rows = installation.modules(machine, [old, new], Keys(machine), "")
+    kernel = {"running": old, "next": new, "installed": [old, new]}
+    rows = installation.modules(machine, kernel, Keys(machine), "")
     assert [row["version"] for row in rows] == ["535.261.03"] * 2 and len(asked) == 1
+
+
+def test_compressed_modules_of_kernels_that_rest_are_not_unpacked(host: MakeHost) -> None:
+    old, new = "5.14.0-503.el9", "5.14.0-570.el9"
+    data = recorded("nvidia-current.ko.xz")
+    machine = host({f"/lib/modules/{name}/extra/nvidia.ko.xz": data for name in (old, new)})
+    kernel = {"running": new, "next": new, "installed": [old, new]}
+    rows = installation.modules(machine, kernel, Keys(machine), "")
+    assert [(row["path"] is not None, row["version"]) for row in rows] == [(True, None), (True, "535.261.03")]
+    # A host whose running kernel has no module: what there is must be told.
+    rows = installation.modules(machine, {**kernel, "running": "6.1", "next": None}, Keys(machine), "")
+    assert [row["version"] for row in rows] == ["535.261.03"] * 2
 
 
 # DKMS
