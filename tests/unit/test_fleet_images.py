@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible_collections.torchfleet.gpu.plugins.module_utils.modinfo import flavour, read_modinfo
 
 SHARED = Path(__file__).resolve().parents[2] / "molecule/shared"
 
@@ -92,6 +93,23 @@ def test_registry_image_is_the_base(docker: Docker) -> None:
     assert images.main(["--base-image", "debian13=registry.example.org/debian:13", "debian13"]) == 0
     (build,) = (call for call in docker.calls if call[1] == "build")
     assert "BASE=registry.example.org/debian:13" in build
+
+
+def test_a_shaped_image_stands_on_its_debian(docker: Docker) -> None:
+    assert images.main(["rocky9-shaped"]) == 0
+    assert docker.builds() == ["torchfleet/debian12:latest", "torchfleet/rocky9-shaped:latest"]
+    (build,) = (call for call in docker.calls if "SHAPE=rocky9" in call)
+    assert "BASE=torchfleet/debian12:latest" in build
+    assert images.main(["rocky9-shaped"]) == 0
+    assert len(docker.builds()) == 2
+
+
+def test_a_shaped_module_file_is_read_as_a_real_one(tmp_path: Path) -> None:
+    make = load("shaped/module_file.py")
+    (tmp_path / "nvidia.ko").write_bytes(make.module("580.178.04", "open", "6.8.0-88-generic"))
+    found = read_modinfo(tmp_path / "nvidia.ko", lambda _command: (127, "", ""))
+    assert found["version"] == "580.178.04"
+    assert flavour(str(found["license"])) == "open"
 
 
 def test_unknown_names_are_refused(docker: Docker, capsys: pytest.CaptureFixture[str]) -> None:
