@@ -25,7 +25,8 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.secure_boot import 
     secure_boot,
     signature_lists,
 )
-from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import os_release
+from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import os_release, pci
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.flavours import ranges
 
 FIXTURES = Path(__file__).parent / "fixtures" / "gpu_facts"
 KERNEL = "6.1.0-50-amd64"
@@ -542,3 +543,35 @@ def test_repositories_that_others_configured(host: MakeHost) -> None:
         ("other.sources", f"{CUDA}x/", False),
         ("cuda-rhel9.repo", f"{CUDA}rhel9/x86_64", False),
     ]
+
+
+# The table of flavours, which the action plugin hands to the module
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("102d", ["proprietary"]),  # K80
+        ("1b06", ["proprietary"]),  # GTX 1080 Ti
+        ("1db4", ["proprietary"]),  # V100
+        ("1eb8", ["open", "proprietary"]),  # T4
+        ("2330", ["open", "proprietary"]),  # H100
+        ("2342", ["open"]),  # GH200
+        ("2684", ["open", "proprietary"]),  # RTX 4090
+        ("2901", ["open"]),  # B200
+        ("ffff", None),
+    ],
+)
+def test_which_modules_drive_a_gpu(host: MakeHost, device: str, expected: list[str] | None) -> None:
+    base = "/sys/bus/pci/devices/0000:18:00.0"
+    files: Files = {
+        f"{base}/vendor": "0x10de\n",
+        f"{base}/class": "0x030200\n",
+        f"{base}/device": f"0x{device}\n",
+    }
+    (gpu,), _switches = pci(host(files), ranges())
+    assert (sorted(gpu["flavours"]) if gpu["flavours"] else None) == expected
+
+
+def test_the_table_is_small_enough_to_send() -> None:
+    assert len(ranges()) < 20
