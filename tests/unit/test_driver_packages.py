@@ -101,6 +101,8 @@ def test_the_planned_driver_meets_no_objection() -> None:
         (new("kernel-core", "5.14.0-700.el9"), "535", "kernel"),
         (gone("nvidia-cuda-toolkit", "11.8.89-1"), "535", "no part of the driver"),
         (gone("gdm3", "43.0-3"), "535", "no part of the driver"),
+        # Debian 11's security archive went from 470 to 535 under the same names.
+        (new("nvidia-kernel-dkms", "535.309.01-0+deb11u1"), "470", "of branch 535"),
         (new("libcuda1", "535.309.01-1"), "535", "does not fit the module 535.261.03"),
     ],
 )
