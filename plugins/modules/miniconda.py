@@ -423,25 +423,26 @@ class Miniconda:
 
     def install(self, found: Found) -> None:
         journal = self.recorded()
-        if found.action == "update":
-            self.update(journal["release"])
+        half_made = found.action == "install" or journal.get("state") == "installing"
+        if half_made:
+            self.install_anew(journal.get("release"))
         else:
-            half_made = found.action == "install" or journal.get("state") == "installing"
-            in_place = found.action == "repair" and (
-                not half_made or bool(base_prefix.environments(self.prefix))
-            )
-            if not in_place and self.prefix.is_dir():
-                shutil.rmtree(str(self.prefix))
-            self.record("installing" if half_made else "updating", journal.get("release"))
-            wrong = self.run_installer(in_place)
-            if wrong:
-                if not in_place and self.prefix.is_dir():
-                    shutil.rmtree(str(self.prefix))  # it holds nothing yet, and the disk may be full
-                self.module.fail_json(msg=f"{wrong} The next run tries again.")
+            self.update(journal["release"])
         self.disarm_condarcs()
         self.tidy()
         self.record("installed")
         self.installer.unlink()
+
+    def install_anew(self, release: str | None) -> None:
+        in_place = bool(base_prefix.environments(self.prefix))
+        if not in_place and self.prefix.is_dir():
+            shutil.rmtree(str(self.prefix))
+        self.record("installing", release)
+        wrong = self.run_installer(in_place)
+        if wrong:
+            if not in_place and self.prefix.is_dir():
+                shutil.rmtree(str(self.prefix))  # it holds nothing yet, and the disk may be full
+            self.module.fail_json(msg=f"{wrong} The next run tries again.")
 
     # -- update: never lose what works -----------------------------------------------------------------------
 
