@@ -18,6 +18,7 @@ import json
 import lzma
 import os
 import re
+import signal
 import stat
 import struct
 import subprocess
@@ -34,6 +35,7 @@ DECLARED = Path("/etc/torchfleet-sim/host.json")
 CATALOGUE = Path("/usr/local/lib/torchfleet-sim/gpus.json")
 PREBUILT = Path("/opt/torchfleet-sim/prebuilt")
 PREPARED = Path("/var/lib/torchfleet-sim/prepared")
+BOOTED = RUN / "booted"
 PRELOAD = Path("/etc/ld.so.preload")
 SHIM_KERNEL = "/opt/torchfleet-sim/lib/libsimkernel.so"
 SHIM_CUDA = "/opt/torchfleet-sim/lib/libsimcudart.so"
@@ -92,7 +94,9 @@ def main() -> int:
     if declared.get("job"):
         mishaps.job()
     # The simulated server is a machine of its own; systemd still knows better where it must.
-    Path("/run/systemd/container").unlink(missing_ok=True)
+    for trace in ("/run/systemd/container", "/.dockerenv"):
+        Path(trace).unlink(missing_ok=True)
+    BOOTED.touch()
     return 0
 
 
@@ -294,4 +298,8 @@ def declare_loaded(module: Json | None, gpus: list[Json]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # For a server without daemons: systemd is dear in inotify instances, of which Linux grants root 128.
+    while sys.argv[1:] == ["--stay"] and status == 0:
+        signal.pause()
+    sys.exit(status)
