@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pwd
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.torchfleet.gpu.plugins.module_utils import base_prefix
+from ansible_collections.torchfleet.gpu.plugins.module_utils import download as dl
 from ansible_collections.torchfleet.gpu.plugins.modules import miniconda
 
 INSTALLER = """#!/bin/bash
@@ -361,7 +364,7 @@ def test_an_unpinned_installer_is_warned_of(
     (tmp_path / "www/Miniconda3-py312_26.5.3-1-Linux-x86_64.sh").rename(
         tmp_path / "www/Miniconda3-latest-Linux-x86_64.sh"
     )
-    real = miniconda.download
+    real = dl.download
 
     def download(web: Any, urls: list[str], dest: str, sha256: str) -> Any:
         """The server of the tests has no certificate."""
@@ -405,7 +408,7 @@ def test_a_removal_that_was_killed(
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         if renamed:
-            patched.setattr(miniconda.shutil, "rmtree", killed)
+            patched.setattr(shutil, "rmtree", killed)
         else:
             patched.setattr(Path, "replace", killed)
             patched.setattr(miniconda.Miniconda, "record", write_state)
@@ -472,8 +475,8 @@ def test_others_are_reported_and_left_alone(
     (tmp_path / "home").mkdir()
     run(**wish, prefix=str(tmp_path / "home/anaconda3"))
     (tmp_path / "home/anaconda3/envs/x").mkdir(parents=True)
-    monkeypatch.setattr(miniconda.base_prefix, "local_homes", lambda: [str(tmp_path / "home")])
-    monkeypatch.setattr(miniconda.base_prefix, "TOPS", ())
+    monkeypatch.setattr(base_prefix, "local_homes", lambda: [str(tmp_path / "home")])
+    monkeypatch.setattr(base_prefix, "TOPS", ())
     done = run(**wish)
     [other] = done["others"]
     assert other["prefix"] == str(tmp_path / "home/anaconda3")
