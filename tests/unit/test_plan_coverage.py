@@ -279,8 +279,14 @@ def offers() -> list[tuple[str, str, str, str, str, str, str, str, str | None]]:
             for offer in SYSTEMS["nvidia"] if kind == "nvidia" else repository["offers"]:
                 layouts = SYSTEMS["layouts"][offer.get("layout", repository["layout"])]
                 layout = [row for row in layouts if int(row["from"]) <= int(offer["branch"])][-1]
+                first = repository.get("first_branch", {})
+                machines = [
+                    machine
+                    for machine in offer.get("machines", repository["machines"])
+                    if int(offer["branch"]) >= int(first.get(machine, 0))
+                ]
                 for name, machine, modules, flavour in itertools.product(
-                    system["ids"], repository["machines"], ("dkms", "prebuilt"), ("open", "proprietary")
+                    system["ids"], machines, ("dkms", "prebuilt"), ("open", "proprietary")
                 ):
                     if flavour in layout.get(modules, {}) and flavour in shipped(offer["branch"]):
                         row = (name, str(system["version"]), kind, offer["branch"], str(offer["version"]))
