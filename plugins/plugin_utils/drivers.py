@@ -347,11 +347,12 @@ def tell(host: Host, wish: Wish, driver: Driver, today: datetime.date, notes: No
             f"{word}: {driver.text} ({driver.flavour} modules, {driver.modules}) comes from the repository "
             f"{driver.repository} for {host.system.name}",
         )
-        if driver.offer.confidence != "high":
+        named = driver.offer.layout.confidence[str(driver.flavour)]
+        if (sure := tables.weakest(driver.offer.confidence, named)) != tables.CONFIDENCE[0]:
             notes.warn(
                 "low_confidence",
-                f"of {driver.offer.confidence} confidence: the repository {driver.repository} carries driver "
-                f"{driver.text} for {host.system.name}",
+                f"of {sure} confidence: the repository {driver.repository} carries driver {driver.text} "
+                f"for {host.system.name}, by these names of its packages",
             )
         if host.secure_boot and driver.modules == "dkms" and not host.key_enrolled:
             notes.warn(

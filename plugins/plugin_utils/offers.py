@@ -126,7 +126,11 @@ def _flavour(
     if wish.version not in (AUTO, offer.text):
         return None, f"{where} is not the {wish.version} of {wish.path('version')}"
     if host.machine not in offer.machines:
-        return None, f"{where} is not built for {host.machine}"
+        assert host.system is not None
+        return None, (
+            f"branch {offer.branch} is not in the repository {offer.repository} for {host.system.name}, "
+            f"{host.machine}"
+        )
     if text := complaint(offer.version, offer.text, None):
         return None, text
     shipped = [
@@ -220,9 +224,9 @@ def lost(loser: Driver, winner: Driver, today: datetime.date) -> str:
     return (
         "it would change more of the host, for the same torch",
         "it would need a forward-compatibility package",
-        f"branch {loser.branch} is past its end of life ({row.eol})",
-        f"branch {loser.branch} is {row.kind or UNKNOWN}, {winner.branch} is {best.kind or UNKNOWN}",
-        f"branch {loser.branch} ends {row.eol or 'at an unknown date'}, {winner.branch} in {best.eol}",
+        f"its branch is past its end of life ({row.eol})",
+        f"its branch is {row.kind or UNKNOWN}, {winner.branch} is {best.kind or UNKNOWN}",
+        f"its branch ends {row.eol or 'at an unknown date'}, {winner.branch} in {best.eol}",
         f"{winner.repository} is preferred to {loser.repository}",
         "it is older",
     )[min(part, 6)]

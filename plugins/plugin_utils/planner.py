@@ -68,16 +68,18 @@ def _choose(host: Host, wish: Wish, options: Sequence[Driver], today: datetime.d
     if len(outlooks) > 1:
         outlooks.sort(key=lambda item: (item.torch, preference(item.driver, today), item.variants))
     best = outlooks[0]
+    losers: dict[str, list[str]] = {}
     for item in outlooks[1:]:
-        driver = item.driver
-        text = f"driver {driver.label} of {driver.repository or 'the host'}: "
         if item.torch == best.torch:
-            text += lost(driver, best.driver, today)
+            text = lost(item.driver, best.driver, today)
         else:
             builds = zip(item.builds, best.builds, strict=True)
             mine, other = next((a, b) for a, b in builds if _name(a) != _name(b))
-            text += f"it would allow {_name(mine)}, {best.driver.label} allows {_name(other)}"
-        notes.reason("driver_offer", text)
+            text = f"it would allow {_name(mine)}, {best.driver.label} allows {_name(other)}"
+        losers.setdefault(text, []).append(f"{item.driver.label} of {item.driver.repository or 'the host'}")
+    for text, (first, *others) in losers.items():
+        more = f" (likewise {', '.join(others)})" if others else ""
+        notes.reason("driver_offer", f"driver {first}: {text}{more}")
     return best
 
 

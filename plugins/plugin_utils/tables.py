@@ -18,6 +18,7 @@ from packaging.version import Version
 
 DATA = Path(__file__).resolve().parent / "data"
 CPU = "cpu"
+CONFIDENCE = ("high", "medium", "low")
 WHEEL = "wheel"  # the kind of a build that pip installs; else it is the kind of a conda channel
 
 
@@ -100,6 +101,7 @@ class Layout:
     packages: Mapping[str, Mapping[str, tuple[str, ...]]]  # by modules (dkms, prebuilt), by flavour
     stream: Mapping[str, str]  # dnf's, by flavour
     fabric_manager: tuple[str, ...]
+    confidence: Mapping[str, str]  # by flavour
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,10 @@ class Branch:
 def _load(name: str) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load((DATA / name).read_text(encoding="utf-8"), Loader=loader)
+
+
+def weakest(*confidence: str) -> str:
+    return max(confidence, key=CONFIDENCE.index)
 
 
 @cache
@@ -420,6 +426,9 @@ def layout(name: str, branch: int) -> Layout:
         },
         stream=row.get("stream", {}),
         fabric_manager=tuple(row.get("fabric_manager", ())),
+        confidence=row["confidence"]
+        if isinstance(row["confidence"], dict)
+        else dict.fromkeys(row["dkms"], row["confidence"]),
     )
 
 
@@ -430,9 +439,13 @@ def _offers(repository: str, table: Any, rows: Any) -> tuple[Offer, ...]:
             branch=row["branch"],
             version=Version(row["version"]),
             text=row["version"],
-            machines=tuple(table["machines"]),
+            machines=tuple(
+                machine
+                for machine in row.get("machines", table["machines"])
+                if int(row["branch"]) >= int(table.get("first_branch", {}).get(machine, 0))
+            ),
             layout=layout(row.get("layout", table["layout"]), int(row["branch"])),
-            confidence=row["confidence"],
+            confidence=weakest(row["confidence"], table.get("confidence", "high")),
             source=row["source"],
             moves_to=row.get("moves_to"),
         )

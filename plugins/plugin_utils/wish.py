@@ -32,7 +32,7 @@ PATHS = {
     "sources": "sources",
     "pypi_urls": "pypi_urls",
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _PYTHON = re.compile(r"3\.\d+(\.\d+)?")
 _PINNED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*==\s*(\S+)\s*")
 _DRIVER = re.compile(r"\d{3}(\.\d+){1,2}")
@@ -315,7 +315,7 @@ def _environment(reader: _Reader, value: Any, path: str) -> EnvironmentWish | No
         reader.fault(
             f"{path}.name",
             name,
-            "letters, digits, '.', '_' and '-', with a letter or digit first",
+            "letters, digits, '.', '_', '+' and '-', with a letter or digit first",
             "rename the environment; it becomes a directory, so it holds no slash and no space",
         )
     if not isinstance(python, str) or not _PYTHON.fullmatch(python):

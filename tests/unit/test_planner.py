@@ -353,7 +353,7 @@ def test_bare_host_gets_the_archives_driver(
 
 
 def test_grace_hopper_gets_open_modules() -> None:
-    result = plan(truth(GH200, machine="aarch64"), wish(INDEX))
+    result = plan(truth(GH200, machine="aarch64"), wish(INDEX, driver={"repository": "distribution"}))
     assert result["driver"]["flavour"] == "open"
     assert "nvidia-open-kernel-dkms" in result["driver"]["packages"]
     assert build(result) == ("2.14.1", "cu126")

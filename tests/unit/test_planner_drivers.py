@@ -24,15 +24,75 @@ def text(rows: list[dict[str, Any]], code: str) -> str:
     return "\n".join(row["text"] for row in rows if row["code"] == code)
 
 
-@pytest.mark.parametrize(
-    "system", [name for name in SYSTEMS if name not in ("plan9", "ubuntu2004", "debian11")]
-)
+# NVIDIA's repository for Debian 13 and Fedora 44 came later than the branch.
+WITHOUT_580 = ("plan9", "ubuntu2004", "debian11", "debian13", "fedora44")
+
+
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in WITHOUT_580])
 def test_a_bare_host_gets_the_long_term_branch(system: str) -> None:
     """Newer branches are on offer, and bring no newer torch."""
     result = plan(truth(["H100"], os=system), wish())
     assert (result["problems"], result["driver"]["branch"]) == ([], "580")
     assert result["environments"][0]["torch"] == tables.releases()[0].torch
-    assert "620 is of no known kind, 580 is LTSB" in text(result["reasons"], "driver_offer")
+    assert "its branch is of no known kind, 580 is LTSB" in text(result["reasons"], "driver_offer")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "branch", "missing"),
+    [
+        ("debian12", "x86_64", "580", False),
+        ("debian12", "aarch64", "580", True),
+        ("debian12", "aarch64", "590", False),
+        ("debian13", "x86_64", "580", True),
+        ("debian13", "x86_64", "590", False),
+        ("debian13", "aarch64", "590", True),
+        ("debian13", "aarch64", "595", False),
+        ("ubuntu2604", "aarch64", "580", True),
+        ("fedora44", "x86_64", "595", True),
+    ],
+)
+def test_a_repository_begins_with_a_branch(system: str, machine: str, branch: str, missing: bool) -> None:
+    """What NVIDIA's repository lacks for a system is not promised."""
+    result = plan(
+        truth(["H100"], os=system, machine=machine), wish(driver={"branch": branch, "repository": "nvidia"})
+    )
+    assert codes(result["problems"]) == (["no_driver_offered"] if missing else [])
+    if missing:
+        name = result["problems"][0]["found"].split(":")[0]
+        said = f"branch {branch} is not in the repository nvidia for {name}, {machine}"
+        assert said in result["problems"][0]["found"]
+
+
+def test_volta_on_debian_13_gets_the_archives_driver() -> None:
+    """NVIDIA's repository begins with 590, which has left Volta."""
+    found = driver(truth(["V100"], os="debian13"), wish())
+    assert (found["branch"], found["repository"], found["flavour"]) == ("550", "distribution", "proprietary")
+
+
+@pytest.mark.parametrize("system", ["ubuntu2204", "ubuntu2404", "ubuntu2604"])
+@pytest.mark.parametrize(("branch", "to"), [("535", "580"), ("570", "580"), ("590", "595")])
+def test_ubuntus_empty_packages_are_not_taken(system: str, branch: str, to: str) -> None:
+    """nvidia-headless-535-server depends on 580's: who pins 535 would silently get 580."""
+    result = plan(truth(["H100"], os=system), wish(driver={"branch": branch, "repository": "distribution"}))
+    assert codes(result["problems"]) == ["no_driver_offered"]
+    assert (
+        f"branch {branch} of the distribution: the archive moves it to {to}" in result["problems"][0]["found"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "gpu", "sure"),
+    [
+        ("rhel9", "H100", True),
+        ("rhel9", "V100", False),
+        ("debian12", "H100", False),
+        ("ubuntu2404", "H100", True),
+    ],
+)
+def test_what_is_not_certain_of_a_driver_is_told(system: str, gpu: str, sure: bool) -> None:
+    """The version, the repository of the system and the names of the packages: the weakest of them counts."""
+    result = plan(truth([gpu], os=system), wish())
+    assert ("low_confidence" in codes(result["warnings"])) is not sure
 
 
 @pytest.mark.parametrize(
