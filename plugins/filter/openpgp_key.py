@@ -52,8 +52,8 @@ def openpgp_key(text: str, fingerprint: str = "") -> str:
     if not found or (wanted and (len(found) != 1 or not found[0].endswith(wanted))):
         raise AnsibleFilterError(
             f"the repository's key has the fingerprint {', '.join(found) or 'none'}, expected {wanted}."
-            " Nothing was installed: a mirror that lies, or a key that was changed. Compare it with its owner's"
-            " announcement, then set nvidia_driver_nvidia_key (NVIDIA's) or the fingerprint of your own repository"
+            " Nothing was installed: the mirror lies, or the key was changed. If its owner announced that,"
+            " set nvidia_driver_nvidia_key (NVIDIA's) or the fingerprint of your own repository"
         )
     return str(text)
 
