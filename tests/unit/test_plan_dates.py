@@ -80,5 +80,5 @@ def test_a_driver_that_is_chosen_is_still_supported(os: str) -> None:
             result = plan(truth([gpu], os=os), wish(["wheels"]), today)
             assert result["driver"]["action"] == "install"
             assert PAST not in codes(result["warnings"]), (gpu, day)
-            # Long-term and production branches; the new-feature ones, 590 and 610, are superseded.
-            assert result["driver"]["branch"] in ("580", "595"), (gpu, day)
+            # The new-feature branches are superseded.
+            assert result["driver"]["branch"] not in ("590", "610"), (gpu, day)
