@@ -103,9 +103,11 @@ def is_shared(prefix: str, group: str) -> bool:
     return True
 
 
-def share(prefix: str, group: str) -> None:
-    """Directories and the records of conda only: other files are links into the cache of packages."""
+def share(prefix: str, group: str, lock: int) -> None:
+    """Directories, the records of conda and the lock: other files are links into the cache of packages."""
     gid = grp.getgrnam(group).gr_gid
+    os.fchown(lock, -1, gid)
+    os.fchmod(lock, 0o660)
     for directory, _directories, _files in os.walk(prefix):
         os.chown(directory, -1, gid)
         Path(directory).chmod(0o2775)

@@ -848,8 +848,8 @@ class CondaEnv:
         if self.kernel and not self.kernel.current():
             self.kernel.write()
         group = self.module.params["group"]
-        if group and not conda_extras.is_shared(self.path, group):
-            conda_extras.share(self.path, group)
+        if group and self.lock is not None and not conda_extras.is_shared(self.path, group):
+            conda_extras.share(self.path, group, self.lock)
         return bool(reasons)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
@@ -543,6 +544,22 @@ def test_a_kernelspec_needs_ipykernel(host: Host) -> None:
     result = host(python="3.11", kernelspec={"name": "x"})
     assert "needs ipykernel" in result["msg"]
     assert host.commands == []
+
+
+def test_a_group_may_change_directories_and_records_alone(host: Host) -> None:
+    add_conda(host.env(), "six-1.17.0-0")
+    gid = grp.getgrnam("daemon").gr_gid
+    assert host(packages=["six"], group="daemon")["reasons"] == ["the group daemon cannot change it"]
+    for path in (host.env(), host.env() / "lib", host.env() / "conda-meta"):
+        assert (path.stat().st_gid, path.stat().st_mode & 0o7777) == (gid, 0o2775)
+    history = (host.env() / "conda-meta" / "history").stat()
+    assert (history.st_gid, history.st_mode & 0o777) == (gid, 0o664)
+    # A file of a package is the cache's as well.
+    assert (host.env() / "lib" / "six.txt").stat().st_gid != gid
+    assert (host.env().parent / ".torchfleet-torch.lock").stat().st_mode & 0o777 == 0o660
+    assert host(packages=["six"], group="daemon")["changed"] is False
+    assert host(group="no-such-group")["code"] == "bad_input"
+    assert host(owner="no-such-user")["code"] == "bad_input"
 
 
 # -- frozen
