@@ -28,8 +28,9 @@ MODULES = re.compile(
     r"nvidia-(?:open-)?kernel-(?:open-)?dkms|nvidia-(?:tesla|legacy)-.*kernel-dkms|nvidia-dkms(?:-.+)?"
     r"|kmod-nvidia-.*dkms|linux-modules-nvidia-.+"
 )
-# Serves one flavour of the module alone.
-OF_FLAVOUR = re.compile(r"kernel-support|-open(?:-|$)")
+# What a module is loaded with; some archives have one for each flavour, others one for both.
+SUPPORT = re.compile(r"nvidia-.*kernel-support")
+OPEN = re.compile(r"-open(?:-|$)")
 # What boots; its headers and NVIDIA's modules for it are not it.
 KERNELS = re.compile(
     r"linux-(?:image|image-unsigned|modules|modules-extra)-(?!nvidia-|headers).+"
@@ -65,8 +66,10 @@ def driver_pin(candidates: Mapping[str, str]) -> str:
 
 def driver_leftover(installed: Iterable[Json], changes: Iterable[Json], driver: Json) -> list[str]:
     """The installed packages of another branch or flavour that an installation would leave behind."""
+    changes = list(changes)
     changed = {row["name"] for row in changes}
     wanted = set(driver["packages"])
+    brings_support = any(SUPPORT.fullmatch(row["name"]) and row["from"] is None for row in changes)
     brings_module = any(MODULES.fullmatch(name) for name in wanted)
     return [
         row["name"]
@@ -76,7 +79,8 @@ def driver_leftover(installed: Iterable[Json], changes: Iterable[Json], driver: 
         and (
             row["branch"] != driver["branch"]
             or (brings_module and MODULES.fullmatch(row["name"]) is not None)
-            or (OF_FLAVOUR.search(row["name"]) and ("open" in row["name"]) != (driver["flavour"] == "open"))
+            or (brings_support and SUPPORT.fullmatch(row["name"]) is not None)
+            or (OPEN.search(row["name"]) is not None and driver["flavour"] != "open")
         )
     ]
 

@@ -152,8 +152,12 @@ def test_packages_of_another_branch_are_left_over_unless_apt_takes_them_along() 
 def test_the_module_of_the_other_flavour_is_left_over() -> None:
     former = installed("nvidia-kernel-dkms", "nvidia-kernel-support", "libcuda1", branch="535")
     driver = {"branch": "535", "flavour": "open", "packages": ["nvidia-open-kernel-dkms", "libcuda1"]}
-    left = packages.driver_leftover(former, [new("nvidia-open-kernel-dkms", "535.1-1")], driver)
-    assert left == ["nvidia-kernel-dkms", "nvidia-kernel-support"]
+    module, support = new("nvidia-open-kernel-dkms", "535.1-1"), new("nvidia-open-kernel-support", "535.1-1")
+    assert packages.driver_leftover(former, [module], driver) == ["nvidia-kernel-dkms"]
+    assert packages.driver_leftover(former, [module, support], driver) == [
+        "nvidia-kernel-dkms",
+        "nvidia-kernel-support",
+    ]
 
 
 def test_nothing_of_the_planned_driver_is_left_over() -> None:
