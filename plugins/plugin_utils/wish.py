@@ -25,6 +25,8 @@ AUTO = "auto"
 KINDS = ("pypi", "index", "find_links", "bundle", *tables.channel_kinds())
 PYTORCH_CHANNEL = "pytorch-channel"
 LAYOUTS = ("nvidia", "distribution")
+LOCAL = "local"
+REPOSITORIES = (LOCAL, "distribution", "nvidia")  # of drivers, the preferred first
 # How messages call the parts of the wish; a face whose users know them by other names passes those.
 PATHS = {
     "driver": "driver.",
@@ -60,6 +62,7 @@ class DriverWish:
     adopt: bool = False
     local: tuple[LocalDriver, ...] = ()
     allow_in_container: bool = False
+    silent: tuple[str, ...] = ()  # repositories that do not answer
     prefix: str = PATHS["driver"]
 
     def path(self, key: str) -> str:
@@ -196,7 +199,7 @@ DRIVER_KEYS = (
 
 
 def _driver(reader: _Reader, value: Any, prefix: str) -> DriverWish:
-    row = reader.mapping({} if value is None else value, "driver", DRIVER_KEYS, prefix)
+    row = reader.mapping({} if value is None else value, "driver", (*DRIVER_KEYS, "silent"), prefix)
 
     def choice(key: str, *choices: str) -> str:
         return reader.choice(row.get(key), prefix + key, (AUTO, *choices))
@@ -210,12 +213,16 @@ def _driver(reader: _Reader, value: Any, prefix: str) -> DriverWish:
         branch=choice("branch", *tables.branches()),
         version=_driver_version(reader, row.get("version"), f"{prefix}version"),
         flavour=choice("flavour", "open", "proprietary"),
-        repository=choice("repository", "distribution", "nvidia", "local"),
+        repository=choice("repository", *REPOSITORIES),
         modules=choice("modules", "dkms", "prebuilt"),
         forward_compat=flag("forward_compat"),
         adopt=flag("adopt"),
         local=tuple(_local(reader, row.get("local"), f"{prefix}local")),
         allow_in_container=flag("allow_in_container"),
+        silent=tuple(
+            reader.choice(item, f"{prefix}silent[{number}]", REPOSITORIES)
+            for number, item in enumerate(reader.rows(row.get("silent"), f"{prefix}silent"))
+        ),
         prefix=prefix,
     )
     if AUTO not in (wish.branch, wish.version) and wish.version.split(".")[0] != wish.branch:
@@ -223,7 +230,7 @@ def _driver(reader: _Reader, value: Any, prefix: str) -> DriverWish:
             f"{prefix}version", wish.version, f"a version of the branch {wish.branch}",
             f"drop one of the two, or set {prefix}branch to {wish.version.split('.')[0]}", "contradiction",
         )  # fmt: skip
-    if wish.repository == "local" and not wish.local:
+    if wish.repository == LOCAL and not wish.local:
         reader.fault(
             f"{prefix}repository", "local", f"what that repository carries in {prefix}local",
             f"list it there, as {{version: ..., layout: nvidia}}, or set {prefix}repository to auto",
