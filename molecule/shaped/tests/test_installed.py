@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +71,9 @@ def test_no_kernel_came_along(host: Any, expected: Expected) -> None:
 
 def test_an_upgrade_of_everything_leaves_the_driver_alone(host: Any, expected: Expected) -> None:
     done = host.run(expected.upgrade)
-    changed = [
-        line
-        for line in done.stdout.splitlines()
-        if line.startswith(("Inst ", "Remv ", " ")) and "nvidia" in line and "x86_64" in line + "x86_64"
-    ]
-    assert "6.8.0-90" in done.stdout or "611.11.1" in done.stdout
-    assert [line for line in changed if not line.startswith("  ")] == []
+    changed = {a or b for a, b in re.findall(r"^(?:Inst|Remv) (\S+)|^ (\S+) +x86_64 ", done.stdout, re.M)}
+    assert changed  # the kernel, at least
+    assert [name for name in changed if "nvidia" in name] == []
 
 
 def test_nouveau_is_kept_out_of_the_initramfs(host: Any, expected: Expected) -> None:
