@@ -1,19 +1,15 @@
-"""Each simulated host gets its verdict, and the driver role refuses there what must be refused."""
+"""Each simulated host gets its verdict, with a reason that names what was found and what is next."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-STATE = ROOT / ".torchfleet" / "verdicts"
+STATE = Path(__file__).resolve().parents[3] / ".torchfleet" / "verdicts"
 
 # The verdict, and what its reason must name: what was found, and what is next.
 VERDICTS = {
@@ -91,7 +87,7 @@ def test_it_is_what_the_host_is(host: Any, name: str, told: Any, driver: Any) ->
 
 def test_packages_are_those_of_dpkg(host: Any, driver: Any) -> None:
     layout = "${Package} ${Version} ${db:Status-Want}\\n"
-    rows = host.check_output("dpkg-query --show --showformat='%s'", layout).splitlines()
+    rows = host.check_output("dpkg-query --show --showformat=%s", layout).splitlines()
     installed = {tuple(row.split()[:2]): row.split()[2] for row in rows}
     for row in driver["packages"]:
         assert (installed[row["name"], row["version"]] == "hold") is row["held"]
@@ -117,60 +113,3 @@ def test_what_others_left(name: str, driver: Any) -> None:
     # Only libcuda was put back; the metapackage of the former branch stays with an upgrade.
     left = {"library01": ["libcuda1"], "busy01": ["cuda-drivers-570"]}
     assert [row["name"] for row in driver["leftovers"]["packages"]] == left.get(name, [])
-
-
-@pytest.mark.testinfra_hosts("ansible://busy01")
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
-        ({"nvidia_driver_reboot": True}, ["must reboot", "python3", "admin", "nvidia_driver_reboot_force"]),
-        ({"nvidia_driver_state": "absent"}, ["processes use its GPUs", "python3", "admin"]),
-    ],
-)
-def test_nothing_is_done_under_a_job(host: Any, variables: dict[str, Any], words: list[str]) -> None:
-    refused(host, "busy01", variables, words)
-
-
-@pytest.mark.testinfra_hosts("ansible://foreign01")
-def test_a_run_file_is_not_adopted_unasked(host: Any) -> None:
-    refused(host, "foreign01", {"nvidia_driver_state": "absent"}, [".run", "nvidia_driver_adopt"])
-
-
-@pytest.mark.testinfra_hosts("ansible://secure01")
-def test_no_module_is_built_that_secure_boot_blocks(host: Any) -> None:
-    wish = {"nvidia_driver_state": "present", "nvidia_driver_branch": "535"}
-    refused(host, "secure01", wish, ["Secure Boot is on", "nvidia_driver_mok_enroll"])
-
-
-def refused(host: Any, name: str, variables: dict[str, Any], words: list[str]) -> None:
-    """Run the driver role: it must fail with these words, and leave the host as it was."""
-    before = picture(host)
-    done = subprocess.run(
-        [
-            f"{Path(sys.executable).parent}/ansible-playbook",
-            f"--inventory={STATE}/inventory",
-            f"--limit={name}",
-            f"--extra-vars={json.dumps(variables)}",
-            str(Path(__file__).parents[1] / "drive.yml"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stdout
-    said = " ".join(done.stdout.split())
-    assert [word for word in words if word not in said] == [], done.stdout
-    assert "changed=0" in said
-    assert picture(host) == before
-
-
-def picture(host: Any) -> str:
-    """Return what a driver role could change: packages, configuration, modules, and that nobody rebooted."""
-    places = "/etc /boot /lib/modules /var/lib/dpkg/status /usr/bin"
-    files = host.check_output(f"find {places} -xdev -printf '%p %s %T@ %l\\n' | sort | sha256sum")
-    return str(
-        files + host.check_output("cat /proc/driver/nvidia/version 2>&1; cat /run/torchfleet-sim/osrelease")
-    )
