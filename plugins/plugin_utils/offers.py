@@ -10,13 +10,11 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import Note, note
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.tables import Compat, Offer
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.truth import Host
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils.wish import AUTO, DriverWish
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.wish import AUTO, LOCAL, REPOSITORIES, DriverWish
 from packaging.version import Version
 
 # How much of a host a driver changes.
 NO_CHANGE, SAME_REPOSITORY, OTHER_REPOSITORY = 0, 2, 3
-LOCAL = "local"
-REPOSITORIES = (LOCAL, "distribution", "nvidia")
 # NVIDIA's kinds of branches, the preferred first: long-term and production; the unknown; new-feature.
 KINDS = {"LTSB": 0, "PB": 0, "NFB": 2}
 UNKNOWN_KIND = 1
@@ -133,6 +131,8 @@ def _flavour(
         )
     if text := complaint(offer.version, offer.text, None):
         return None, text
+    if offer.repository in wish.silent:
+        return None, f"{where}: the repository does not answer"
     shipped = [
         flavour for flavour in tables.shipped_flavours(offer.version.major) if flavour in offer.packages
     ]

@@ -68,7 +68,7 @@ def _why(
         verdict = result["verdict"]
         if verdict == "cpu" and plan and not plan["gpus"]:
             verdict = "cpu: no NVIDIA GPU"
-        return "; ".join([verdict, *_decisive(planned, plan)])
+        return "; ".join([verdict, *decisive(planned, plan)])
     if planned and planned["torch"]:
         return f"not verified; planned: torch {planned['torch']} {planned['variant']}"
     return "no environment is wished"
@@ -81,7 +81,7 @@ def _short(failure: str) -> str:
     return text if len(text) <= LONG else text[: LONG - 1] + "…"
 
 
-def _decisive(planned: Json | None, plan: Json | None) -> list[str]:
+def decisive(planned: Json | None, plan: Json | None) -> list[str]:
     """Why it is this torch and not a newer one: what the newest lost by, or else what won."""
     reasons = [row["text"] for row in (plan or {}).get("reasons", [])]
     # With several environments each reason for a build begins with the name of its own.

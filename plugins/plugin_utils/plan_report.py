@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, outcome
 
 COLUMNS = ("host", "gpu", "driver", "environment", "torch", "cuda", "source", "problems")
 NOTES = (("reasons", "Reason"), ("warnings", "Warning"))
+# What is decided of the driver, as against what lost.
+DRIVER = re.compile("driver_(?!offer).*|no_gpu|wsl2|container")
 Json = dict[str, Any]
 
 
@@ -60,3 +62,19 @@ def report(plans: Iterable[tuple[str, Json | None, str | None]]) -> Json:
             "failures": {host: failure for host, _plan, failure in found if failure},
         },
     }
+
+
+def line(plan: Json) -> str:
+    """What was decided for a host, and why."""
+    driver = plan["driver"]
+    why = next((row["text"] for row in plan["reasons"] if DRIVER.fullmatch(row["code"])), driver["version"])
+    said = [f"driver {driver['action']}" + (f": {why}" if why else "")]
+    for item in plan["environments"]:
+        build = (
+            f"{item['torch']} {item['variant']} from {item['sources'][0]['name']}"
+            if item["torch"]
+            else "none"
+        )
+        lost = outcome.decisive(item, plan)
+        said.append(f"{item['name']}: torch {build}" + (f", for {lost[0]}" if lost and item["torch"] else ""))
+    return fleet.cell("; ".join(said))

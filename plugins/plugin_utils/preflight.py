@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
     Problem,
     mapping,
@@ -21,10 +22,13 @@ RESERVED = ("base", "root")
 PREFIX = re.compile(r"/[A-Za-z0-9._/+-]+\Z")
 # Of these the planner tells more exactly than their types do.
 PLANNED = re.compile("pytorch_environments|pytorch_sources|nvidia_driver_(" + "|".join(DRIVER_KEYS) + r")\b")
+APT = ("debian", "ubuntu")
 # Kinds of sources that are channels of a mirror of Anaconda's.
 CLOUDS = {"conda-forge": "conda-forge", "pytorch-channel": "pytorch"}
 # A group of mirrors that is one of pytorch_sources; the plan can do without it.
 SOURCE = "pytorch_sources: "
+# The groups of mirrors that a driver comes from, by the plan's repository.
+REPOSITORIES = {"nvidia": "nvidia_driver_nvidia_urls", "local": "nvidia_driver_local_repository"}
 
 
 def wish(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +87,7 @@ def mirror_groups(
                 "expect": "Origin: Debian",
             }
         )
+    groups += _driver_group(plan["driver"], truth, variables)
     for environment in plan["environments"]:
         chosen = {source["name"] for source in environment["sources"]}
         for source in sequence(wished["sources"]):
@@ -109,26 +114,62 @@ def mirror_groups(
     return groups
 
 
+def _driver_group(
+    driver: Mapping[str, Any], truth: Mapping[str, Any], variables: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The repository that the driver comes from, where it is not the distribution's."""
+    name = mapping(truth.get("os"))
+    system = tables.system(str(name.get("id")), str(name.get("version")))
+    path, urls = None, []
+    if system and driver["repository"] == "nvidia":
+        path, urls = system.nvidia_index(str(truth.get("machine"))), variables[REPOSITORIES["nvidia"]]
+    elif system and driver["repository"] == "local":
+        row = mapping(variables[REPOSITORIES["local"]])
+        path, urls = _local_index(system, str(row.get("suite") or "/")), [row.get("url")]
+    urls = [url for url in sequence(urls) if str(url).startswith(("http://", "https://"))]
+    if not path or not urls:
+        return []
+    expect = "<repomd" if path.endswith(".xml") else "NVIDIA" if driver["repository"] == "nvidia" else "Date:"
+    return [{"name": REPOSITORIES[driver["repository"]], "urls": urls, "path": path, "expect": expect}]
+
+
+def _local_index(system: tables.System, suite: str) -> str:
+    if system.id not in APT:
+        return "repodata/repomd.xml"
+    # A suite that ends in a slash is a flat repository.
+    return f"{suite}InRelease".lstrip("/") if suite.endswith("/") else f"dists/{suite}/InRelease"
+
+
 def silent(probed: Mapping[str, Any]) -> dict[str, str]:
     """The groups in which no mirror answers, and what each mirror said instead."""
     return {name: "; ".join(group["failures"]) for name, group in probed.items() if not group["url"]}
 
 
-def silent_sources(probed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of pytorch_sources that do not answer: the name, what was found, and the warning for the plan."""
-    return [
-        {
-            "name": name[len(SOURCE) :],
-            "found": found,
-            "warning": note(
-                "silent_source",
-                f"{name[len(SOURCE) :]} does not answer: {found}",
-                "name a mirror that the host can reach, or set mirrors_proxy",
-            ),
-        }
-        for name, found in silent(probed).items()
-        if name.startswith(SOURCE)
+def without_silent(wished: Mapping[str, Any], probed: Mapping[str, Any]) -> dict[str, Any]:
+    """The wish without the sources and the repositories that do not answer, and warnings that say so."""
+    dead = silent(probed)
+    driver = mapping(wished.get("driver"))
+    # One that is asked for by name is not gone round: that it does not answer is a problem.
+    gone = [
+        name for name, group in REPOSITORIES.items() if group in dead and driver.get("repository") == "auto"
     ]
+    torch = {name[len(SOURCE) :]: found for name, found in dead.items() if name.startswith(SOURCE)}
+    found = {**torch, **{f"the repository {name}": dead[REPOSITORIES[name]] for name in gone}}
+    return {
+        "wish": {
+            **wished,
+            "driver": {**driver, "silent": gone},
+            "sources": [row for row in sequence(wished["sources"]) if mapping(row).get("name") not in torch],
+        },
+        "warnings": [
+            note(
+                "silent_source",
+                f"{name} does not answer: {said}; the plan does without it",
+                "name a mirror that the host can reach, or set mirrors_proxy",
+            )
+            for name, said in found.items()
+        ],
+    }
 
 
 def problems(
@@ -168,9 +209,10 @@ def problems(
     found += path_problems(variables)
     found += uv_problems(variables)
     found += environment_problems(variables)
+    optional = tuple(REPOSITORIES.values()) if variables["nvidia_driver_repository"] == "auto" else ()
     for group, said in silent(probed).items():
-        # Without one source of torch the plan may still hold; if it does not, this is why.
-        if not group.startswith(SOURCE) or plan["problems"]:
+        # Without one source the plan may still hold; if it does not, this is why.
+        if not (group.startswith(SOURCE) or group in optional) or plan["problems"]:
             found.append(
                 problem(
                     "no_mirror",

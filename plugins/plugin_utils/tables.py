@@ -132,6 +132,11 @@ class System:
     glibc: str
     repositories: Mapping[str, tuple[Offer, ...]]
     layouts: Mapping[str, str]  # names, by repository
+    index: str | None = None  # what tells of NVIDIA's repository, under one of its mirrors
+
+    def nvidia_index(self, machine: str) -> str | None:
+        directory = _load("systems.yml")["machine_directories"].get(machine)
+        return self.index.format(machine=directory) if self.index and directory else None
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -480,6 +485,7 @@ def systems() -> tuple[System, ...]:
                 row["glibc"]["version"],
                 repositories,
                 layouts,
+                (row["nvidia"] or {}).get("index"),
             )
             for name, title in row["ids"].items()
         ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.torchfleet.gpu.plugins.module_utils import pip_spec
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import plan_report, planner
 
 TODAY = datetime.date(2026, 11, 23)
 TUNA = "https://pypi.tuna.tsinghua.edu.cn/simple"
@@ -639,3 +639,14 @@ def test_input_is_left_alone() -> None:
     before = copy.deepcopy((facts, wanted))
     plan(facts, wanted)
     assert (facts, wanted) == before
+
+
+def test_a_plan_in_one_line() -> None:
+    assert plan_report.line(plan(truth("1db4", driver="535.261.03"), wish(PYPI))) == (
+        "driver keep: the host keeps the driver 535.261.03 that it has; torch: torch 2.10.0 cu128 from tuna, "
+        "for torch 2.15.0 cu132 has no code for Tesla V100 PCIe 16GB (compute capability 7.0)"
+    )
+    assert plan_report.line(plan(truth(), wish(PYPI, variant="cu132"))).startswith(
+        "driver none: no NVIDIA GPU"
+    )
+    assert plan_report.line(plan(truth(GTX_480), wish(PYPI))) == "driver none; torch: torch none"

@@ -63,6 +63,16 @@ def test_a_repository_begins_with_a_branch(system: str, machine: str, branch: st
         assert said in result["problems"][0]["found"]
 
 
+def test_a_repository_that_does_not_answer_is_gone_round() -> None:
+    result = plan(truth(["H100"], os="debian12"), wish(driver={"silent": ["nvidia"]}))
+    assert (result["driver"]["repository"], result["driver"]["branch"]) == ("distribution", "535")
+    assert "of nvidia: the repository does not answer (likewise 590" in text(
+        result["reasons"], "driver_offer"
+    )
+    alone = plan(truth(["H100"], os="rhel9"), wish(driver={"silent": ["nvidia"]}))
+    assert "the repository does not answer" in alone["problems"][0]["found"]
+
+
 def test_volta_on_debian_13_gets_the_archives_driver() -> None:
     """NVIDIA's repository begins with 590, which has left Volta."""
     found = driver(truth(["V100"], os="debian13"), wish())

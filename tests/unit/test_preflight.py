@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUTHS = Path(__file__).parent / "fixtures" / "preflight"
@@ -95,6 +96,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "misspelt variable": (
         {"preflight_truth": truth("hopper"), "miniconda_prefxi": "/opt/conda"},
         ["miniconda_prefxi", "did you mean miniconda_prefix?"],
+    ),
+    "misspelt variable of a role beside the way": (
+        {"preflight_truth": truth("hopper"), "lan_cache_diretory": "/srv"},
+        ["lan_cache_diretory", "the role lan_cache"],
     ),
     "sha256 of another file": (
         {"preflight_truth": truth("hopper"), "miniconda_sha256": "0" * 64},
@@ -248,6 +253,7 @@ PAGES = {
     "/simple/pip/": "pip-26.0",
     "/anaconda/pkgs/main/noarch/repodata.json": '{"info": {"subdir": "noarch"}}',
     "/anaconda/miniconda/Miniconda3-py312_26.5.3-1-Linux-x86_64.sh": "#!/bin/sh",
+    "/debian/dists/bookworm/InRelease": "Origin: Debian",
     "/wheels/": "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
 }
 
@@ -311,10 +317,97 @@ def test_a_source_of_torch_that_does_not_answer_is_left_out_of_the_plan(site: Si
         "dead": {**given, "pytorch_sources": [index]},
     }
     done = site.play(str(play), hosts)
-    assert re.search(r"torch==2\.13\.0\+cpu.*cpu-index\s+does\s+not\s+answer", done.stdout, re.DOTALL), done.stdout
+    assert re.search(r"torch==2\.13\.0\+cpu.*cpu-index\s+does\s+not\s+answer", done.stdout, re.DOTALL), (
+        done.stdout
+    )
     assert recap(done.stdout)["both"]["failed"] == 0
     assert "2 problems" in judged(done.stdout), "no build, and the source that would have had one"
     assert "pytorch_sources: cpu-index" in judged(done.stdout)
+
+
+def test_a_repository_of_drivers_that_does_not_answer(site: Site, mirror: str) -> None:
+    """A plan that may do without it does; asked for by its name it is a problem that names each mirror."""
+    dead = [f"{mirror}/cuda/repos", "http://127.0.0.1:9/cuda/repos"]
+    given = {
+        "preflight_truth": truth("hopper"),
+        "preflight_probe_mirrors": True,
+        "mirrors_pypi_urls": [f"{mirror}/simple"],
+        "mirrors_anaconda_urls": [f"{mirror}/anaconda"],
+        "mirrors_debian_urls": [f"{mirror}/debian"],
+        "nvidia_driver_nvidia_urls": dead,
+        "pytorch_sources": [{"name": "tuna", "kind": "pypi"}],
+    }
+    show = "{{ torchfleet_plan.driver.repository }} {{ torchfleet_plan.driver.branch }}"
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "roles": ["torchfleet.gpu.preflight"],
+        "post_tasks": [{"ansible.builtin.debug": {"msg": show + " {{ torchfleet_plan.warnings }}"}}],
+    }
+    (site.path / "play.yml").write_text(yaml.safe_dump([play]))
+    hosts = {"left": given, "pinned": {**given, "nvidia_driver_repository": "nvidia"}}
+    done = site.play(str(site.path / "play.yml"), hosts)
+    said = " ".join(done.stdout.split())
+    assert "msg: 'distribution 535" in said, done.stdout
+    assert "the repository nvidia does not answer" in said
+    assert "msg: 'driver install: no driver is there: 535.261.03 (proprietary modules, dkms) comes from" in said
+    assert {host: row["failed"] for host, row in recap(done.stdout).items()} == {"left": 0, "pinned": 1}
+    message = judged(done.stdout)
+    assert "1 problem;" in message
+    for text in ["nvidia_driver_nvidia_urls", *dead, "404", "refused"]:
+        assert text in message
+
+
+VARIABLES: dict[str, Any] = {
+    "mirrors_pypi_urls": [],
+    "mirrors_anaconda_channels": [],
+    "mirrors_anaconda_urls": [],
+    "mirrors_debian_urls": [],
+    "conda_envs_environments": [],
+    "nvidia_driver_nvidia_urls": ["https://one.example.org/repos", "https://two.example.org/repos"],
+    "nvidia_driver_local_repository": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "driver", "local", "path", "expect"),
+    [
+        (("debian", "13"), "aarch64", "nvidia", {}, "debian13/sbsa/InRelease", "NVIDIA"),
+        (("ubuntu", "24.04"), "x86_64", "nvidia", {}, "ubuntu2404/x86_64/InRelease", "NVIDIA"),
+        (("rocky", "9.4"), "x86_64", "nvidia", {}, "rhel9/x86_64/repodata/repomd.xml", "<repomd"),
+        (("sles", "15.6"), "aarch64", "nvidia", {}, "sles15/sbsa/repodata/repomd.xml", "<repomd"),
+        (("opensuse-leap", "16.0"), "x86_64", "nvidia", {}, "suse16/x86_64/repodata/repomd.xml", "<repomd"),
+        (("debian", "12"), "x86_64", "local", {"url": "http://l"}, "InRelease", "Date:"),
+        (("debian", "12"), "x86_64", "local", {"url": "http://l", "suite": "gpu/"}, "gpu/InRelease", "Date:"),
+        (
+            ("debian", "12"),
+            "x86_64",
+            "local",
+            {"url": "http://l", "suite": "lab"},
+            "dists/lab/InRelease",
+            "Date:",
+        ),
+        (("fedora", "44"), "x86_64", "local", {"url": "http://l"}, "repodata/repomd.xml", "<repomd"),
+        (("debian", "12"), "x86_64", "local", {"url": "file:///srv/drivers"}, None, None),
+        (("debian", "12"), "x86_64", "distribution", {}, None, None),
+        (("debian", "12"), "x86_64", None, {}, None, None),
+    ],
+)
+def test_the_repository_of_the_driver_is_asked(
+    system: tuple[str, str], machine: str, driver: str | None, local: dict[str, str], path: str, expect: str
+) -> None:
+    planned = {"environments": [], "driver": {"repository": driver, "packages": []}}
+    facts = {"os": {"id": system[0], "version": system[1], "codename": "x"}, "machine": machine}
+    variables = {**VARIABLES, "nvidia_driver_local_repository": local}
+    groups = preflight.mirror_groups(planned, facts, {"sources": []}, variables)
+    if path is None:
+        assert groups == []
+        return
+    urls = VARIABLES["nvidia_driver_nvidia_urls"] if driver == "nvidia" else ["http://l"]
+    assert groups == [
+        {"name": f"nvidia_driver_{'nvidia_urls' if driver == 'nvidia' else 'local_repository'}",
+         "urls": urls, "path": path, "expect": expect}
+    ]  # fmt: skip
 
 
 def test_a_failure_in_a_loop_is_told_by_its_own_message(site: Site, mirror: str) -> None:
