@@ -43,13 +43,12 @@ def autoinstall() -> None:
         values = conf(link)
         name, version = values["PACKAGE_NAME"], values["PACKAGE_VERSION"]
         for kernel in kernels:
-            content = module(version, values["FLAVOUR"], kernel)
-            for folder in (
-                link.parent / kernel / os.uname().machine / "module",
-                Path("/lib/modules", kernel, PLACE),
-            ):
+            built = link.parent / kernel / os.uname().machine / "module"
+            if built.exists():  # another version may have been installed over it since
+                continue
+            for folder in (built, Path("/lib/modules", kernel, PLACE)):
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"{name}.ko").write_bytes(content)
+                (folder / f"{name}.ko").write_bytes(module(version, values["FLAVOUR"], kernel))
             print(f"{name}/{version}, {kernel}: installed")
     if not kernels:
         print("No kernel headers are installed: the module was not built", file=sys.stderr)
