@@ -327,7 +327,8 @@ def losers(found: Sequence[Candidate], query: Query, driver: Driver, upgrade: st
     lines = []
     for fault, row in groups.items():
         more = f" (likewise {len(row) - 1} more, down to {row[-1].name})" if len(row) > 1 else ""
-        remedy = _way_out(fault, row[0], query, upgrade)
+        # What only another build helps is no advice beside a plan that has one.
+        remedy = None if fault.rule in ("capability", "machine") else _way_out(fault, row[0], query, upgrade)
         lines.append(note(fault.rule, f"torch {row[0].name} {fault.tail}{more}", remedy))
     return lines
 

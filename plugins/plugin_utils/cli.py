@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, planner, tables
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, plain
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import closest, mapping, plain
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
@@ -26,7 +26,12 @@ PROG = "torchfleet-plan"
 WIDTH = 80
 SHOWN = 12  # candidates of an ambiguous name
 BRANDS = ("nvidia", "geforce", "tesla")
-POLICIES = {"auto": {"state": "auto", "upgrade": True}, "keep": {"state": "keep", "upgrade": False}}
+POLICIES = {
+    "auto": {"state": "auto", "upgrade": True},
+    "keep": {"state": "keep", "upgrade": False},
+    "none": {"state": "none", "upgrade": False},
+}
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # as others call them
 TRUTHS = ("torchfleet_truth", "preflight_truth")
 _PCI = re.compile(r"(?:10de:|0x)?([0-9a-f]{4})", re.IGNORECASE)
 _DRIVER = re.compile(r"\d{3}(?:\.\d+){0,2}")
@@ -92,7 +97,8 @@ def device(name: str) -> str:
             name.lower(), {known.lower() for known in named.values()}, SHOWN, 0.5
         )
         found = [key for text in near for key in named if named[key].lower() == text]
-        raise Usage(f"--gpu {name}: no GPU is known by that name; near it are" + _candidates(found))
+        where = "; near it are" + _candidates(found) if found else ": give the PCI id of 'lspci -n -d 10de:'"
+        raise Usage(f"--gpu {name.strip() or repr(name)}: no GPU is known by that name{where}")
     # Several ids may bear one name: where nothing depends on it, one that NVIDIA lists stands for all.
     found.sort(key=lambda key: (not rows[key][2], key))
     if len({(_bare(named[key]), _needs(key)) for key in found}) > 1:
@@ -109,7 +115,7 @@ def _candidates(found: Sequence[str]) -> str:
     models = [model for model in map(tables.model, found[:SHOWN]) if model]
     lines = [f"  10de:{model.device}  {model.name} ({model.architecture.name})" for model in models]
     lines += [f"  and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    return "\n".join(["", *lines]) if lines else " none: give the PCI id that 'lspci -n -d 10de:' shows"
+    return "\n".join(["", *lines])
 
 
 # ---- the truth
@@ -177,7 +183,7 @@ def describe(args: argparse.Namespace, defaults: Json, notes: list[Json]) -> Jso
             "name": system.name if system else args.os,
             "like": [],
         },
-        "machine": args.arch or defaults["machine"],
+        "machine": MACHINES.get(args.arch, args.arch) or defaults["machine"],
         "virtualization": {"type": "none", "detail": None},
         "secure_boot": None,
         "gpus": gpus,
@@ -198,8 +204,12 @@ def read_facts(path: str) -> Json:
     """The truth in what gpu_facts wrote: bare, or within the facts or the result that it came in."""
     try:
         value = plain(_load(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Usage(f"--facts {path}: {error}") from error
+    except OSError as error:
+        raise Usage(f"--facts {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Usage(f"--facts {path}: found no text in UTF-8, expected JSON or YAML") from error
+    except yaml.YAMLError as error:
+        raise Usage(f"--facts {path}: neither JSON nor YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:  # an alias that holds itself
         raise Usage(f"--facts {path}: too deep to be the truth of a host") from error
     value = mapping(value)
@@ -216,11 +226,14 @@ def read_facts(path: str) -> Json:
 
 def wish(args: argparse.Namespace, defaults: Json) -> Json:
     sources = defaults["sources"]
-    names = [name for item in args.sources or [",".join(sources)] for name in item.split(",") if name]
+    given = ",".join(sources if args.sources is None else args.sources).split(",")
+    names = [name.strip() for name in given if name.strip()]
     for name in names:
         if name not in sources:
-            raise Usage(f"--sources: found {name}, expected some of {', '.join(sources)}")
-    if len(set(names)) < len(names) or not names:
+            raise Usage(f"--sources: found {name!r}, expected some of {', '.join(sources)}")
+    if not names:
+        raise Usage(f"--sources: found none, expected some of {', '.join(sources)}")
+    if len(set(names)) < len(names):
         raise Usage("--sources: name each source once, in the order of preference")
     return {
         "driver": {**POLICIES[args.driver_policy], "forward_compat": args.forward_compat},
@@ -414,8 +427,17 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the list of all options, and with the one that was probably meant."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        meant = unknown and closest(unknown[1], self._option_string_actions)
+        message += f" (did you mean {meant}?)" if meant else ""
+        self.exit(2, f"{self.prog}: error: {message}\n'{self.prog} --help' lists the options\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    known = argparse.ArgumentParser(
+    known = _Parser(
         prog=PROG,
         description="What would a host with these GPUs get, and why? Decides as the roles do; asks no host.",
         epilog="Ends with 0 for a plan, 1 where problems stand in its way, 2 for wrong usage.",
@@ -436,7 +458,9 @@ def parser() -> argparse.ArgumentParser:
     )
     host.add_argument("--os", metavar="OS", help="debian12, ubuntu2404, rhel9, ... (default: ubuntu2404)")
     host.add_argument(
-        "--arch", choices=tuple(tables.releases()[0].python), help="what uname -m says (default: x86_64)"
+        "--arch",
+        choices=(*tables.releases()[0].python, *MACHINES),
+        help="what uname -m says (default: x86_64)",
     )
     host.add_argument(
         "--glibc",
@@ -454,7 +478,8 @@ def parser() -> argparse.ArgumentParser:
         "--driver-policy",
         choices=tuple(POLICIES),
         default="auto",
-        help="keep the driver as it is, or install and upgrade where that serves better (default: auto)",
+        help="keep the driver as it is, do without one, or install and upgrade where that serves better "
+        "(default: auto)",
     )
     wanted.add_argument(
         "--forward-compat", action="store_true", help="allow CUDA's forward-compatibility packages"

@@ -93,15 +93,21 @@ def options(host: Host, wish: Wish, notes: Notes) -> tuple[Driver, ...]:
         return ()
     wanted = needs(host)
     if wanted is None:
-        _mixed(host, notes)
-        return ()
+        return (Driver(),) if _can_do_without(host, wish, notes) else _mixed(host, notes)
     if host.driver:
         return _with_driver(host, host.driver, wish, wanted, notes)
+    if host.virtualization == "wsl2":
+        # Its GPUs are not on the PCI bus.
+        notes.reason("wsl2", "WSL2: the driver belongs to Windows, none is installed here")
+        if not all(environment.variant == tables.CPU for environment in wish.environments):
+            notes.warn(
+                "wsl2",
+                "WSL2 shows neither its GPU nor Windows' driver: torch is planned for the CPU",
+                "name both in a truth written by hand (docs/contracts.md), and torch is planned for them",
+            )
+        return (Driver(),)
     if not host.gpus and state != "present":
         notes.reason("no_gpu", "no NVIDIA GPU: no driver, and the CPU build of torch")
-        return (Driver(),)
-    if host.virtualization == "wsl2":
-        notes.reason("wsl2", "WSL2: the driver belongs to Windows, none is installed here")
         return (Driver(),)
     if host.virtualization == "container" and not wish.driver.allow_in_container:
         return _in_container(host, wish, notes)
@@ -126,7 +132,19 @@ def _readable(host: Host, wish: Wish, notes: Notes) -> bool:
     return False
 
 
-def _mixed(host: Host, notes: Notes) -> None:
+def _can_do_without(host: Host, wish: Wish, notes: Notes) -> bool:
+    """Where no driver serves the GPUs and torch shall not use them, nobody misses it."""
+    cpu = wish.environments and all(item.variant == tables.CPU for item in wish.environments)
+    if not cpu or wish.driver.state != AUTO or host.driver:
+        return False
+    names = ", ".join(model.name for model in host.models)
+    notes.warn(
+        "driver_none", f"no driver serves {names}; the environments are for the CPU: none is installed"
+    )
+    return True
+
+
+def _mixed(host: Host, notes: Notes) -> tuple[Driver, ...]:
     found = []
     for model in host.models:
         arch = model.architecture
@@ -134,13 +152,22 @@ def _mixed(host: Host, notes: Notes) -> None:
         asks += [f"driver >= {arch.first_driver}"] if arch.first_driver else []
         asks += [f"branch <= {arch.last_branch}"] if arch.last_branch else []
         found.append(f"{model.name} ({arch.name}: {', '.join(asks)})")
+    names = {model.architecture.name: None for model in host.models}
+    spare = [
+        name
+        for name in names
+        if needs(replace(host, gpus=tuple(gpu for gpu in host.gpus if gpu.architecture.name != name)))
+    ]
     notes.problem(
         "mixed_gpus",
         "the GPUs of the host",
         " beside ".join(found),
         "GPUs that one driver can serve together",
-        "move the older or the newer GPUs to another host",
+        f"move the GPUs of {' or those of '.join(spare)} to another host: one driver serves the rest"
+        if spare
+        else "move the older or the newer GPUs to another host",
     )
+    return ()
 
 
 def _belongs_elsewhere(host: Host, wish: Wish) -> bool:
@@ -258,6 +285,8 @@ def _fresh(host: Host, wish: Wish, wanted: Needs, notes: Notes) -> tuple[Driver,
     if found:
         notes.reasons += losers
         return tuple(_with_compat(found, host, wish, notes))
+    if _can_do_without(host, wish, notes):
+        return (Driver(),)
     _nothing_offered(host, wish, wanted, losers, notes)
     return ()
 
@@ -402,6 +431,12 @@ def _tell_kept(host: Host, driver: Driver, notes: Notes) -> None:
 
 def _end_of_life(branch: str, today: datetime.date, notes: Notes) -> None:
     row = tables.branches().get(branch)
+    if not row:
+        notes.warn(
+            "unknown_branch",
+            f"driver branch {branch} is not in the tables: it is taken to serve what its neighbours do",
+            "update the collection, or add the branch to its data",
+        )
     end = row.end if row else None
     if not row or end is None:
         return

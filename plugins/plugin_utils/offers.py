@@ -87,8 +87,8 @@ def offered(
 
 
 def _told(rows: Sequence[tuple[str, str]]) -> Note:
-    (_first, text), *others = rows
-    more = ", ".join(name for name, _text in others)
+    (first, text), *others = rows
+    more = ", ".join(dict.fromkeys(name for name, _text in others if name != first))
     return note("driver_offer", text + (f" (likewise {more})" if more else ""))
 
 
@@ -104,6 +104,8 @@ def _all(system: tables.System, wish: DriverWish) -> Iterator[Offer]:
         if wish.repository not in (AUTO, name):
             continue
         for offer in offers:
+            if offer.moves_to and wish.branch != offer.branch and wish.version != offer.text:
+                continue  # nobody asked for what the archive itself replaces
             if wish.version.split(".")[0] == offer.branch and name in tables.keeps_older():
                 yield replace(offer, version=Version(wish.version), text=wish.version, confidence="medium")
             else:

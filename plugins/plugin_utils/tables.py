@@ -499,3 +499,11 @@ def system(name: str, version: str) -> System | None:
         if name == item.id and (version == item.version or version.startswith(item.version + ".")):
             return item
     return None
+
+
+def system_names() -> str:
+    """Debian 11, 12, 13; Ubuntu 20.04..."""
+    found: dict[str, list[str]] = {}
+    for item in systems():
+        found.setdefault(item.name.removesuffix(f" {item.version}"), []).append(item.version)
+    return "; ".join(f"{title} {', '.join(versions)}" for title, versions in found.items())

@@ -73,7 +73,7 @@ def _os(truth: dict[str, Any], problems: list[Problem]) -> tables.System | None:
             "unknown_os",
             "the operating system",
             text(row.get("name")) or f"{name} {version}",
-            "one of " + ", ".join(system.name for system in tables.systems()),
+            "one of " + tables.system_names(),
             "install one of those on the host, or take it out of the inventory",
         )
     )
@@ -118,7 +118,7 @@ def _gpus(
 ) -> tuple[tuple[tables.Model, ...], tuple[str | None, ...], bool]:
     gpus = []
     slots = []
-    known = True
+    known = isinstance(truth.get("gpus") or [], list)
     for number, item in enumerate(sequence(truth.get("gpus"))):
         row = mapping(item)
         slot = text(row.get("slot"))
@@ -185,6 +185,13 @@ def read(value: Any) -> tuple[Host, tuple[str | None, ...], list[Problem]]:
     if truth.get("schema") != 1:
         found = truth.get("schema", value)
         problems.append(problem("bad_truth", "the truth's schema", found, "1", _COLLECT))
+    for key, kind, expected in (
+        ("gpus", list, "a list"),
+        ("driver", dict, "a mapping"),
+        ("os", dict, "a mapping"),
+    ):
+        if not isinstance(truth.get(key) or kind(), kind):
+            problems.append(problem("bad_truth", key, truth[key], expected, _COLLECT))
     driver = mapping(truth.get("driver"))
     gpus, slots, known = _gpus(truth, problems)
     installed, unreadable = _installed(driver)

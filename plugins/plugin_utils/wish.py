@@ -290,8 +290,14 @@ def _torch(reader: _Reader, value: Any, path: str) -> tuple[str, SpecifierSet, s
             return AUTO, SpecifierSet(), None
         return _torch(reader, tagged[0].version, path)
     if all(release.version != Version(version.public) for release in tables.releases()):
-        known = ", ".join(release.torch for release in tables.releases())
-        reader.fault(path, value, f"a release that the tables know: {known}", "take one of those")
+        names = [release.torch for release in tables.releases()]
+        near = [name for name in names if Version(name).release[:2] == version.release[:2]] or names[:5]
+        reader.fault(
+            path,
+            value,
+            f"a release that the tables know, which are {names[-1]} to {names[0]}",
+            f"take {' or '.join(near)}",
+        )
         return AUTO, SpecifierSet(), None
     return value, SpecifierSet(f"=={version.public}"), version.local
 

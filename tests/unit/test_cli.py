@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -454,3 +455,58 @@ def test_it_needs_no_ansible_and_half_a_second() -> None:
     assert done.returncode == 0, done.stderr
     # CPU and not wall: the tests may run beside others.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpu", ""], "--gpu '': no GPU is known by that name: give the PCI id"),
+        (["--explian"], "did you mean --explain?"),
+        (["--sources", ""], "--sources: found none, expected some of pypi, wheels"),
+        (["--sources", "pypi,tuna"], "--sources: found 'tuna', expected some of pypi"),
+    ],
+)
+def test_wrong_usage_says_what_would_be_right(capsys: Capture, arguments: list[str], said: str) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 2, "the message, and where the options are listed"
+
+
+def test_names_of_machines_and_lists_as_people_write_them(capsys: Capture) -> None:
+    written = ["--gpu", "GB10", "--os", "ubuntu2404", "--arch", "arm64", "--sources", "pypi, wheels"]
+    exact = ["--gpu", "GB10", "--os", "ubuntu2404", "--arch", "aarch64", "--sources", "pypi,wheels"]
+    assert run(capsys, *written) == run(capsys, *exact)
+
+
+def test_a_driver_policy_of_none(capsys: Capture) -> None:
+    """The remedy that problems name must be an option, and must help."""
+    host = ["--gpu", "V100 PCIe 32GB", "--os", "fedora44"]
+    status, _out, err = run(capsys, *host)
+    assert status == 1
+    assert "set --driver-policy to none, or --variant to cpu" in " ".join(err.split())
+    for way in (["--driver-policy", "none"], ["--variant", "cpu"]):
+        status, out, err = run(capsys, *host, *way)
+        assert (status, err) == (0, "")
+        assert re.search(r"^torch     \S+ cpu from", out, re.MULTILINE)
+        assert "Driver    none" in out
+
+
+def test_an_unknown_branch_is_told(capsys: Capture) -> None:
+    status, out, _err = run(capsys, "--gpu", "2684", "--driver", "999.1.1", "--os", "debian12")
+    assert status == 0
+    assert "driver branch 999 is not in the tables" in " ".join(out.split())
+
+
+def test_facts_that_are_no_facts_are_told_in_a_line(capsys: Capture, tmp_path: Path) -> None:
+    for content, told in (
+        (b"gpus:\n  - {slot: ", "neither JSON nor YAML"),
+        (bytes(range(128, 256)), "no text"),
+    ):
+        (tmp_path / "facts").write_bytes(content)
+        status, _out, err = run(capsys, "--facts", str(tmp_path / "facts"))
+        assert (status, len(err.splitlines())) == (2, 2)
+        assert told in err
+    for path, said in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        assert run(capsys, "--facts", str(path))[0] == 2
+        assert said in run(capsys, "--facts", str(path))[2]

@@ -337,3 +337,44 @@ def test_a_plan_can_be_changed_without_harm_to_the_next() -> None:
     assert planner.plan(facts, wanted, "a", TODAY) == whole
     later = planner.plan(facts, wanted, "a", datetime.date(2020, 1, 1))
     assert "end_of_life" not in codes(later["warnings"])
+
+
+def test_a_mixed_host_is_told_what_to_move() -> None:
+    (found,) = plan(truth(["H100", "RTX 4090", "P100", "V100", "K80"], os="ubuntu2404"), wish())["problems"]
+    assert (found["code"], found["fix"]) == (
+        "mixed_gpus",
+        "move the GPUs of Kepler to another host: one driver serves the rest",
+    )
+    (found,) = plan(truth(["P100", "RTX 5090"]), wish())["problems"]
+    assert found["fix"].startswith("move the GPUs of Pascal or those of Blackwell to another host")
+    (found,) = plan(truth(["K80", "V100", "H100", "RTX 5090"]), wish())["problems"]
+    assert found["fix"] == "move the older or the newer GPUs to another host"
+
+
+@pytest.mark.parametrize("gpus", [["P100", "RTX 5090"], ["K80"]])
+def test_environments_for_the_cpu_need_no_driver(gpus: list[str]) -> None:
+    """Where none can be had; else the host gets one, for whatever else its GPUs are there for."""
+    result = plan(truth(gpus, os="rhel9"), wish(["wheels"], variant="cpu"))
+    assert (result["problems"], result["driver"]["action"]) == ([], "none")
+    assert "driver_none" in codes(result["warnings"])
+    assert result["environments"][0]["variant"] == "cpu"
+    assert plan(truth(["H100"], os="rhel9"), wish(["wheels"], variant="cpu"))["driver"]["action"] == "install"
+    assert plan(truth(gpus, os="rhel9"), wish(["wheels"], {"state": "present"}, variant="cpu"))["problems"]
+
+
+def test_wsl2_shows_no_gpu() -> None:
+    facts = truth([], virtualization="wsl2")
+    result = plan(facts, wish(["wheels"]))
+    assert (result["problems"], result["driver"]["action"]) == ([], "none")
+    assert "torch is planned for the CPU" in text(result["warnings"], "wsl2")
+    assert not text(plan(facts, wish(["wheels"], variant="cpu"))["warnings"], "wsl2")
+    told = plan(truth(["RTX 4090"], "580.95.05 open", virtualization="wsl2"), wish(["wheels"]))
+    assert (told["driver"]["action"], told["environments"][0]["variant"]) == ("keep", "cu132")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("gpus", "2330"), ("gpus", {"device": "2330"}), ("driver", "535")]
+)
+def test_parts_of_a_truth_that_are_of_another_kind(key: str, value: Any) -> None:
+    found = plan({**truth(["H100"]), key: value}, wish())["problems"]
+    assert [(row["code"], row["what"]) for row in found] == [("bad_truth", key)]
