@@ -351,7 +351,7 @@ def test_no_repository_is_asked_for_a_machine_that_it_does_not_serve() -> None:
     for name, version, kind, machine in without:
         facts = truth(["T4"], machine=machine)
         facts["os"].update(id=name, version=version)
-        result = plan(facts, wish(["wheels"], {"repository": kind}, variant="cpu"))
+        result = plan(facts, wish(["wheels"], {"repository": kind, "state": "present"}, variant="cpu"))
         assert codes(result["problems"]) == ["no_driver_offered"], (name, version, kind, machine)
 
 
