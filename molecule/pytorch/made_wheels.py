@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Small wheels with the names of PyTorch's, in the layouts of indexes that are about: flat, PEP 503, mixed.
+
+    made_wheels.py DIRECTORY
+
+Their torch can be imported and says which CUDA it is built for; nothing else of it works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+VERSION = (
+    "from typing import Optional\n__version__ = {version!r}\ncuda: Optional[str] = {cuda!r}\nhip = None\n"
+)
+# What each build needs of NVIDIA: the names of CUDA 12 have a suffix, those of 13 none.
+NEEDS = {
+    "12.6": ["nvidia-cublas-cu12==12.6.4.1", "nvidia-cudnn-cu12==9.5.1.17", "triton==3.3.1"],
+    "13.0": ["nvidia-cublas==13.1.0.3", "nvidia-cudnn-cu13==9.15.1.9", "triton==3.5.1"],
+}
+
+
+def wheel(name: str, version: str, requires: Iterable[str], files: Mapping[str, str]) -> tuple[str, bytes]:
+    """The name and the content, the same bytes each time."""
+    file = name.replace("-", "_")
+    info = f"{file}-{version}.dist-info"
+    content = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        + "".join(f"Requires-Dist: {one}\n" for one in requires),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: made\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in content) + f"{info}/RECORD,,\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, text in {**content, f"{info}/RECORD": record}.items():
+            archive.writestr(zipfile.ZipInfo(path), text)
+    return f"{file}-{version}-py3-none-any.whl", buffer.getvalue()
+
+
+def torch(version: str, cuda: str | None, own: str | None = None, broken: bool = False) -> tuple[str, bytes]:
+    """``own``: the version that it says of itself, where its file name has no local part."""
+    says = own or version
+    fake = Path(__file__).parents[2] / "tests/unit/fixtures/torch_probe/fake/torch/__init__.py"
+    say = {"version": says, "cuda": cuda, "count": 0}
+    text = fake.read_text().replace('json.loads(os.environ.get("FAKE_TORCH", "{}"))', repr(say))
+    code = '\nraise ImportError("libcudart.so.13: cannot open shared object file")\n' if broken else ""
+    files = {
+        "torch/__init__.py": text + code,
+        "torch/version.py": VERSION.format(version=says, cuda=cuda),
+    }
+    return wheel("torch", version, NEEDS.get(cuda or "", []), files)
+
+
+def plain(requirement: str, size: int = 0) -> tuple[str, bytes]:
+    name, _, version = requirement.partition("==")
+    return wheel(name, version, [], {f"{name.replace('-', '_')}_made/__init__.py": "x = 1\n" + "#" * size})
+
+
+def layouts() -> dict[str, Sequence[tuple[str, bytes]]]:
+    cu126, cu130, cpu = torch("2.7.1+cu126", "12.6"), torch("2.14.1+cu130", "13.0"), torch("2.7.1+cpu", None)
+    vision = wheel(
+        "torchvision",
+        "0.22.1+cu126",
+        ["torch==2.7.1"],
+        {"torchvision/__init__.py": "__version__ = '0.22.1+cu126'\n"},
+    )
+    of12, of13 = ([plain(one) for one in NEEDS[cuda]] for cuda in ("12.6", "13.0"))
+    newest = torch("2.15.0", "13.2", own="2.15.0+cu132")
+    return {
+        "flat": [cu126, cu130, cpu, vision, *of12, *of13, plain("einops==0.8.1")],
+        # Plain "torch" takes 2.15.0 here, and "torch==2.7.1" the CPU build or that for CUDA by chance.
+        "mixed": [newest, cu126, cpu, *of12],
+        "lacking": [cu126, *of12[1:]],
+        "broken": [torch("2.14.1+cu130", "13.0", broken=True), *of13],
+        # A file that says it is for CUDA, and is not.
+        "wrong": [torch("2.14.1+cu130", None), *of13],
+        "large": [torch("2.7.1+cu126", "12.6"), *of12[1:], plain(NEEDS["12.6"][0], 60_000_000)],
+    }
+
+
+def main(root: Path) -> int:
+    changed = 0
+    for layout, wheels in layouts().items():
+        for name, content in wheels:
+            places = [root / layout / name]
+            if layout in ("mixed", "lacking"):  # and as the tree of an index
+                project = name.split("-")[0].replace("_", "-").lower()
+                places = [root / layout / variant / project / name for variant in ("cu126",)]
+            for place in places:
+                if not place.is_file() or _digest(place.read_bytes()) != _digest(content):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(content)
+                    changed += 1
+    print(f"changed {changed}")
+    return 0
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
