@@ -87,7 +87,7 @@ def judged(output: str) -> str:
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown operating system": (
         {"preflight_truth": {**truth("hopper"), "os": truth("mandrake")["os"]}},
-        ["Mandrake Linux 9.1", "Debian 12"],
+        ["Mandrake Linux 9.1", "Debian 11, 12, 13"],
     ),
     "unknown GPU": (
         {"preflight_truth": {**truth("hopper"), "gpus": truth("mandrake")["gpus"]}},
