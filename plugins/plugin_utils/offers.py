@@ -70,7 +70,11 @@ def offered(
                 f"driver {row.version} of {LOCAL}: no {row.layout} packages are known for {host.system.name}"
             )
             losers[text] = [(row.version, text)]
+    others = []
     for offer in _all(host.system, wish):
+        if wish.branch not in (AUTO, offer.branch):
+            others.append(offer.branch)
+            continue
         flavour, lost = _flavour(offer, host, wish, complaint, flavours)
         if flavour is None:
             losers.setdefault(lost.removeprefix(f"driver {offer.text} "), []).append((offer.text, lost))
@@ -83,6 +87,10 @@ def offered(
         driver = _driver(offer, flavour, modules, host, here)
         if driver.replaces is None or driver.replaces != (driver.text, flavour):
             found.append(driver)
+    if others and not found and not losers:
+        there = ", ".join(sorted(set(others), key=int))
+        text = f"no repository has the branch {wish.branch} of {wish.path('branch')}; there are {there}"
+        losers[text] = [("", text)]
     return found, [_told(rows) for rows in losers.values()]
 
 
@@ -117,8 +125,6 @@ def _flavour(
 ) -> tuple[str | None, str]:
     """The kernel modules to take, or why the offer is out."""
     where = f"driver {offer.text} of {offer.repository}"
-    if wish.branch not in (AUTO, offer.branch):
-        return None, f"branch {offer.branch} is not the {wish.branch} of {wish.path('branch')}"
     if offer.moves_to:
         return None, (
             f"branch {offer.branch} of the {offer.repository}: the archive moves it to {offer.moves_to}"

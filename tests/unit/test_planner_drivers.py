@@ -339,6 +339,16 @@ def test_a_plan_can_be_changed_without_harm_to_the_next() -> None:
     assert "end_of_life" not in codes(later["warnings"])
 
 
+def test_what_an_archive_replaces_is_told_to_those_who_ask_for_it() -> None:
+    facts = truth(["H100"], os="ubuntu2404")
+    assert "the archive moves it" not in text(plan(facts, wish())["reasons"], "driver_offer")
+    (found,) = plan(facts, wish(driver={"branch": "535"}))["problems"]
+    said = "branch 535 of the distribution: the archive moves it to 580"
+    assert found["found"] == f"Ubuntu 24.04: none that fits is on offer: {said}"
+    (found,) = plan(facts, wish(driver={"branch": "550"}))["problems"]
+    assert "no repository has the branch 550 of driver.branch; there are 470, 580, 590" in found["found"]
+
+
 def test_a_mixed_host_is_told_what_to_move() -> None:
     (found,) = plan(truth(["H100", "RTX 4090", "P100", "V100", "K80"], os="ubuntu2404"), wish())["problems"]
     assert (found["code"], found["fix"]) == (
