@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Small wheels with the names of PyTorch's, in the layouts of indexes that are about: flat, PEP 503, mixed.
+"""Small wheels with the names of PyTorch's, in the layouts of indexes: flat, PEP 503, mixed; a channel.
 
     made_wheels.py DIRECTORY
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,23 +82,84 @@ def layouts() -> dict[str, Sequence[tuple[str, bytes]]]:
         "broken": [torch("2.14.1+cu130", "13.0", broken=True), *of13],
         # A file that says it is for CUDA, and is not.
         "wrong": [torch("2.14.1+cu130", None), *of13],
-        "large": [torch("2.7.1+cu126", "12.6"), *of12[1:], plain(NEEDS["12.6"][0], 60_000_000)],
+        "large": [cu126, *of12[1:], plain(NEEDS["12.6"][0], 60_000_000)],
     }
+
+
+def channel() -> dict[str, bytes]:
+    """A conda channel with a build for CUDA, which needs the virtual package __cuda, and one for the CPU."""
+    files: dict[str, bytes] = {}
+    packages = {}
+    for build, cuda, depends in (("cuda129_made_0", "12.9", ["__cuda >=12.9"]), ("cpu_made_0", None, [])):
+        index = {
+            "name": "pytorch",
+            "version": "2.12.1",
+            "build": build,
+            "build_number": 0,
+            "subdir": "linux-64",
+            "depends": depends,
+        }
+        name = f"pytorch-2.12.1-{build}.tar.bz2"
+        _, data = torch("2.12.1", cuda)
+        files[f"linux-64/{name}"] = conda_package(index, data)
+        own = files[f"linux-64/{name}"]
+        packages[name] = {
+            **index,
+            "md5": hashlib.md5(own).hexdigest(),
+            "sha256": _digest(own),
+            "size": len(own),
+        }
+    for subdir, found in (("linux-64", packages), ("noarch", {})):
+        document = {
+            "info": {"subdir": subdir},
+            "packages": found,
+            "packages.conda": {},
+            "repodata_version": 1,
+        }
+        files[f"{subdir}/repodata.json"] = json.dumps(document).encode()
+    return files
+
+
+def conda_package(index: Mapping[str, object], of_wheel: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(of_wheel)) as archive:
+        content = {
+            f"lib/python3.11/site-packages/{name}": archive.read(name)
+            for name in archive.namelist()
+            if not name.endswith("RECORD")
+        }
+    info = next(name.rpartition("/")[0] for name in content if name.endswith("METADATA"))
+    content[f"{info}/INSTALLER"] = b"conda\n"
+    paths = [
+        {"_path": name, "path_type": "hardlink", "sha256": _digest(data), "size_in_bytes": len(data)}
+        for name, data in content.items()
+    ]
+    content["info/index.json"] = json.dumps(index).encode()
+    content["info/files"] = "".join(f"{path['_path']}\n" for path in paths).encode()
+    content["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
 
 
 def main(root: Path) -> int:
     changed = 0
+    made = {root / "channel" / name: data for name, data in channel().items()}
     for layout, wheels in layouts().items():
         for name, content in wheels:
             places = [root / layout / name]
             if layout in ("mixed", "lacking"):  # and as the tree of an index
                 project = name.split("-")[0].replace("_", "-").lower()
                 places = [root / layout / variant / project / name for variant in ("cu126",)]
-            for place in places:
-                if not place.is_file() or _digest(place.read_bytes()) != _digest(content):
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_bytes(content)
-                    changed += 1
+            made.update(dict.fromkeys(places, content))
+    for place, content in made.items():
+        if not place.is_file() or _digest(place.read_bytes()) != _digest(content):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            changed += 1
     print(f"changed {changed}")
     return 0
 

@@ -180,7 +180,12 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils import (
 )
 from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_prefix import Journal, Prefix
 from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_snapshot import Snapshot
-from ansible_collections.torchfleet.gpu.plugins.module_utils.download import DownloadError, MirrorError, Web
+from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
+    DownloadError,
+    MirrorError,
+    Web,
+    peek,
+)
 from ansible_collections.torchfleet.gpu.plugins.module_utils.judge import judge
 from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import normalise
 from ansible_collections.torchfleet.gpu.plugins.module_utils.probe import run_probe
@@ -302,9 +307,13 @@ class Change:
     def prepare_pip(self, number: int, source: pip_cli.Source) -> Ready:
         if not self.host.uv:
             return Ready(number, source.name, [], self.host.estimate(self.wanted))
+        # Before uv, which would follow a redirect to anywhere.
+        offered = [url for place in source.find_links for url in wheels.links(self.host.web, place)]
+        if source.index_url and not source.find_links:
+            peek(self.host.web, f"{source.index_url.rstrip('/')}/torch/", 1)
         stdout, stderr = self.run_uv("install", source, ["--dry-run", *self.reinstall(), "--", *self.texts()])
         releases = [one.split("==", 1) for one in pip_cli.would_install(stdout, stderr)]
-        found = self.flat(source, releases)
+        found = self.flat(offered, releases)
         rest = [one for one in releases if normalise(one[0]) not in {wheel.name for wheel in found}]
         if rest:
             pins = "".join(f"{name}==={version}\n" for name, version in rest)
@@ -317,9 +326,8 @@ class Change:
         found = wheels.measured(self.host.web, found)
         return Ready(number, source.name, found, self.host.need(found, self.path))
 
-    def flat(self, source: pip_cli.Source, releases: Sequence[Sequence[str]]) -> list[Wheel]:
+    def flat(self, offered: Sequence[str], releases: Sequence[Sequence[str]]) -> list[Wheel]:
         """A flat listing has no hashes: to make a lock of it uv would fetch everything that is in it."""
-        offered = [url for place in source.find_links for url in wheels.links(self.host.web, place)]
         machine = os.uname().machine
         found = [
             wheels.among(offered, normalise(name), version, self.wanted.python, machine)
@@ -471,8 +479,9 @@ class Change:
     def verify(self, prefix: Prefix) -> None:
         differs = torch_build.drift(self.wanted, prefix)
         if differs:
+            cpu = self.wanted.cuda and torch_build.cuda_of(prefix.dists.get("torch")) == "cpu"
             raise Failure(
-                "not_converged",
+                "cpu_build" if cpu else "not_converged",
                 f"{self.wanted.label}: the installation ended with success, but: {'; '.join(differs)}. Look "
                 "for packages in it that demand another version.",
             )
