@@ -145,6 +145,11 @@ environments:
       description: Where the build came from.
       type: str
       returned: for a changed environment
+    failures:
+      description: The sources before it, and why each could not be used.
+      type: list
+      elements: str
+      returned: for a changed environment
     need:
       description: Bytes that the change needed, C(fetch), C(cache) and C(environment).
       type: dict
@@ -420,6 +425,7 @@ class Change:
         two = torch_build.listing(Prefix(self.path), sorted(brought))
         return {
             "source": ready.name,
+            "failures": [conda_lock.masked(one) for one in self.tried],
             "need": dict(ready.need._asdict()),
             "packages": {
                 "install": [line for line in two if line not in one],
