@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import page, report
-from fleet_of import fleet  # type: ignore[import-not-found]
+from fleet_of import fleet
 
 Json = dict[str, Any]
 RUN: Json = {"time": "2026-11-23T18:00:00Z", "by": "alice", "limit": "", "check_mode": False}

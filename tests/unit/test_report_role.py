@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_of import fleet  # type: ignore[import-not-found]
+from fleet_of import fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"report.html", "report.json", "report.txt", "report.prom", "changes.txt", "history"}
