@@ -737,7 +737,7 @@ class TorchEnv:
 
 
 def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _fail(module: AnsibleModule, code: str, message: str, env: TorchEnv | None = None) -> NoReturn:

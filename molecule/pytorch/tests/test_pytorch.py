@@ -32,9 +32,12 @@ CU126 = {"torch": "2.7.1", "variant": "cu126", "cuda": "12.6", "requirements": [
 CU130 = {"torch": "2.14.1", "variant": "cu130", "cuda": "13.0", "requirements": ["torch==2.14.1+cu130"]}
 
 
-def module(host: Any, name: str, check: bool = False, **options: Any) -> dict[str, Any]:
+def module(
+    host: Any, name: str, check: bool = False, interpreter: str = "", **options: Any
+) -> dict[str, Any]:
+    variables = {"ansible_python_interpreter": interpreter} if interpreter else {}
     result: dict[str, Any] = host.ansible(
-        f"torchfleet.gpu.{name}", json.dumps(options), check=check, become=True
+        f"torchfleet.gpu.{name}", json.dumps(options), check=check, become=True, extra_vars=variables
     )
     return result
 
@@ -45,11 +48,14 @@ def trial(host: Any) -> Iterator[Run]:
     made = module(host, "conda_env", prefix=PREFIX, python="3.11")
     assert "msg" not in made, made
 
-    def run(*sources: dict[str, Any], check: bool = False, **change: Any) -> dict[str, Any]:
+    def run(
+        *sources: dict[str, Any], check: bool = False, host_python: str = "", **change: Any
+    ) -> dict[str, Any]:
         options = {key: change.pop(key) for key in ("cache_dir", "judge", "uv", "sizes") if key in change}
         row = {"name": "trial", "python": "3.11", **CU126, "sources": sources, **change}
-        given = {"prefix": ENVS, "cache_dir": CACHE, "uv": UV, "progress_interval": 1, "ratio": {"other": 2}}
-        return module(host, "torch_env", check, environments=[row], **{**given, **options})
+        given: dict[str, Any] = {"prefix": ENVS, "cache_dir": CACHE, "uv": UV, "ratio": {"other": 2}}
+        given.update(options, environments=[row], progress_interval=1)
+        return module(host, "torch_env", check, host_python, **given)
 
     yield run
     module(host, "conda_env", prefix=PREFIX, state="absent")
@@ -206,17 +212,26 @@ def test_files_without_a_network(host: Any, trial: Run) -> None:
     ]
     host.check_output(shlex.join([*fetch, *names]))
     host.check_output("rm -rf %s", CACHE)
-    route = host.check_output("ip route show default")
-    host.check_output("ip route del default")
-    try:
-        done = trial({**links(BUNDLE), "kind": "bundle"}, **CU130)
-    finally:
-        host.check_output(f"ip route add {route}")
+    # The module and all that it starts, in a network namespace without any interface that is up.
+    alone = "/srv/python-without-network"
+    host.check_output(
+        "printf '#!/bin/sh\\nexec unshare --net /usr/bin/python3 \"$@\"\\n' > %s && chmod 755 %s",
+        alone,
+        alone,
+    )
+    assert (
+        host.run(
+            "%s -c 'import socket; socket.create_connection((\"wheels.torchfleet.test\", 443))'", alone
+        ).rc
+        != 0
+    )
+    done = trial({**links(BUNDLE), "kind": "bundle"}, host_python=alone, **CU130)
     assert done["changed"] and done["environments"][0]["need"]["fetch"] == 0, done
     assert installed(host)["torch"] == "2.14.1+cu130"
 
 
 def test_pip_where_uv_cannot_be_had(host: Any, trial: Run) -> None:
+    trial(links("flat"), **CU130)
     done = trial(links("flat"), uv=None, sizes={"cu": {"wheels": 1000, "unpacked": 2000}})
     assert done["changed"] and done["environments"][0]["need"]["fetch"] == 1000, done
     assert installed(host)["torch"] == "2.7.1+cu126"
@@ -228,7 +243,7 @@ def conda(spec: str, cuda: str | None) -> dict[str, Any]:
         "requirements": [],
         "torch": "2.12.1",
         "cuda": cuda,
-        "variant": "cuda129" if cuda else "cpu",
+        "variant": "cu" + cuda.replace(".", "") if cuda else "cpu",
         "sources": [
             {
                 "name": "forge",
