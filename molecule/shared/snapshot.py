@@ -25,6 +25,8 @@ VOLATILE = (
     "/var/lib/sudo",
     "/var/lib/apt/lists/",
     "/var/lib/apt/periodic",
+    "/var/lib/dnf/history.sqlite-shm",  # who reads such a database maps it
+    "/var/lib/rpm/rpmdb.sqlite-shm",
 )
 VOLATILE_PARTS = ("/.ansible", "/__pycache__")
 LAYOUT = "${Package}:${Architecture} ${Version} ${db:Status-Status}\\n"
@@ -36,7 +38,9 @@ def describe(path: Path) -> str:
     if stat.S_ISLNK(info.st_mode):
         return f"{text} -> {os.readlink(path)}"
     if stat.S_ISREG(info.st_mode):
-        return f"{text} {info.st_mtime_ns} {hashlib.sha1(path.read_bytes()).hexdigest()}"
+        # dnf opens its history to write even where it only asks.
+        written = "" if path.suffix == ".sqlite" else info.st_mtime_ns
+        return f"{text} {written} {hashlib.sha1(path.read_bytes()).hexdigest()}"
     return text
 
 
