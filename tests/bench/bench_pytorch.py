@@ -38,9 +38,9 @@ def bytes_of(*paths: Path) -> int:
     return int(done.stdout.splitlines()[-1].split()[0])
 
 
-def main(
-    prefix: Path, channel: str, uv: str, requirement: str, variant: str, index: str, links: list[str]
-) -> None:
+def main(arguments: list[str]) -> None:
+    prefix = Path(arguments[0])
+    channel, uv, requirement, variant, index, *links = arguments[1:]
     envs = prefix / "envs"
     names = ("torch-by-hand", "torch-first", "torch-second")
     cache = Path(tempfile.mkdtemp(prefix="cache-", dir=prefix))
@@ -61,8 +61,8 @@ def main(
             "uv": uv,
             "environments": [{**row, "name": name}],
         }
-        arguments = json.dumps({"ANSIBLE_MODULE_ARGS": options})
-        command = [sys.executable, "-c", MODULE, str(ROOT / "collections"), arguments]
+        given = json.dumps({"ANSIBLE_MODULE_ARGS": options})
+        command = [sys.executable, "-c", MODULE, str(ROOT / "collections"), given]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         result: dict[str, Any] = json.loads(done.stdout)
         assert not result.get("failed"), result["msg"]
@@ -96,4 +96,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:7], links=sys.argv[7:])
+    main(sys.argv[1:])

@@ -51,7 +51,9 @@ def trial(host: Any) -> Iterator[Run]:
     def run(
         *sources: dict[str, Any], check: bool = False, host_python: str = "", **change: Any
     ) -> dict[str, Any]:
-        options = {key: change.pop(key) for key in ("cache_dir", "judge", "uv", "sizes") if key in change}
+        options: dict[str, Any] = {
+            key: change.pop(key) for key in ("cache_dir", "judge", "uv", "sizes") if key in change
+        }
         row = {"name": "trial", "python": "3.11", **CU126, "sources": sources, **change}
         given: dict[str, Any] = {"prefix": ENVS, "cache_dir": CACHE, "uv": UV, "ratio": {"other": 2}}
         given.update(options, environments=[row], progress_interval=1)
