@@ -259,6 +259,7 @@ def conda(spec: str, cuda: str | None) -> dict[str, Any]:
 
 
 def test_conda_builds_for_cuda_on_a_host_without_a_gpu(host: Any, trial: Run) -> None:
+    trial(links("flat"))
     done = trial(**conda("pytorch=2.12.1=cuda129*", "12.9"))
     assert done["changed"], done
     listed = host.check_output("ls %s/conda-meta", PREFIX)
