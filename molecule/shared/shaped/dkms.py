@@ -48,7 +48,7 @@ def autoinstall() -> None:
                 continue
             for folder in (built, Path("/lib/modules", kernel, PLACE)):
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"{name}.ko").write_bytes(module(version, values["FLAVOUR"], kernel))
+                (folder / "nvidia.ko").write_bytes(module(version, values["FLAVOUR"], kernel))
             print(f"{name}/{version}, {kernel}: installed")
     if not kernels:
         print("No kernel headers are installed: the module was not built", file=sys.stderr)
@@ -56,7 +56,7 @@ def autoinstall() -> None:
 
 def remove(name: str, version: str) -> None:
     place = TREE / name / version
-    for built in place.glob(f"*/*/module/{name}.ko"):
+    for built in place.glob("*/*/module/nvidia.ko"):
         file = Path("/lib/modules", built.parents[2].name, PLACE, built.name)
         # rpm removes the old package when the new one has installed its own.
         if file.exists() and file.read_bytes() == built.read_bytes():

@@ -13,6 +13,7 @@ INSTALL_ONLY = "installonlypkg(kernel)"
 # NVIDIA's packages carry epoch 3. A branch has more than one release there, as in the real repository.
 VERSIONS = ("570.211.01", "580.126.09", "580.178.04", "595.71.05")
 META = {"open": "nvidia-open", "proprietary": "cuda-drivers"}
+DKMS = {"open": "nvidia-open", "proprietary": "nvidia"}
 KMOD = {"open": "kmod-nvidia-open-dkms", "proprietary": "kmod-nvidia-latest-dkms"}
 
 
@@ -64,7 +65,8 @@ def driver(version: str) -> list[Package]:
     for flavour, name in KMOD.items():
         kmod = Package(name, evr, f"dkms, nvidia-kmod-common{same}", f"nvidia-kmod{same}")
         kmod.conflicts = next(other for other in KMOD.values() if other != name)
-        kmod.files, kmod.scripts = dkms_source("nvidia", version, flavour)
+        # Two names, as in NVIDIA's specs: rpm takes the old package off once the new module is built.
+        kmod.files, kmod.scripts = dkms_source(DKMS[flavour], version, flavour)
         meta = f"nvidia-driver{same}, nvidia-driver-cuda{same}, {name}{same}"
         packages += [kmod, Package(META[flavour], evr, meta)]
     return packages

@@ -55,7 +55,7 @@ def dracut(image: str) -> dict[str, bytes | str]:
 
 def dkms_source(name: str, version: str, flavour: str) -> tuple[dict[str, bytes | str], dict[str, str]]:
     """Return the source of a module, and the scripts that have it built and taken away."""
-    source = f"{name}-{'open-' if flavour == 'open' else ''}{version}"
+    source = f"nvidia-{'open-' if flavour == 'open' else ''}{version}"
     conf = f'PACKAGE_NAME="{name}"\nPACKAGE_VERSION="{version}"\nFLAVOUR="{flavour}"\nAUTOINSTALL="yes"\n'
     build = f"dkms add {source}\ndkms autoinstall\n"
     gone = f"dkms remove {name}/{version} --all\n"
