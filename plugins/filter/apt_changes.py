@@ -24,7 +24,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: One mapping for each package with C(name), C(from) (null: new) and C(to) (null: removed).
+  description:
+    - One mapping for each package with C(name), C(from) (null for a new one) and
+      C(to) (null for one that goes).
   type: list
 """
 

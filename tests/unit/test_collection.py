@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(p.name for p in (ROOT / "roles").iterdir() if (p / "tasks").is_dir())
@@ -74,3 +76,11 @@ def test_every_role_resolves_by_its_full_name(installed: Path, tmp_path: Path) -
     )
     for role in ROLES:
         assert f"torchfleet.gpu.{role} : " in out, f"the role {role} contributed no task"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plugins").glob("*/*.py")), ids=lambda path: path.stem)
+def test_the_documentation_of_a_plugin_is_yaml(path: Path) -> None:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("DOCUMENTATION", "RETURN"):
+            assert isinstance(node.value, ast.Constant)
+            assert isinstance(yaml.safe_load(str(node.value.value)), dict)
