@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 COLUMNS = ("host", "gpu", "driver", "environment", "torch", "cuda", "is_available", "why")
 HEADINGS = {"gpu": "GPU", "cuda": "CUDA"}
+
+
+def counted(names: Iterable[Any]) -> str:
+    """``8 x H100, 1 x T4``: each name once, in the order in which they come."""
+    return ", ".join(f"{number} x {name}" for name, number in Counter(names).items())
 
 
 def width(text: str) -> int:

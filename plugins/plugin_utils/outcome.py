@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, sequence
 
 FACTS = ("truth", "plan", "results", "failure")
@@ -38,8 +38,7 @@ def _gpus(truth: Json | None, plan: Json | None) -> str | None:
         return None
     names = {gpu["device"]: gpu["name"] for gpu in (plan or {}).get("gpus", [])}
     devices = [str(mapping(gpu).get("device")) for gpu in sequence(truth.get("gpus"))]
-    count = Counter(names.get(device, f"10de:{device}") for device in devices)
-    return ", ".join(f"{number} x {name}" for name, number in count.items()) or "none"
+    return fleet.counted(names.get(device, f"10de:{device}") for device in devices) or "none"
 
 
 def _driver(truth: Json | None) -> str | None:

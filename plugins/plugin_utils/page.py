@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-
-
-def _counted(gpus: Iterable[dict[str, Any]]) -> str:
-    counts = Counter(str(gpu["name"]) for gpu in gpus)
-    return ", ".join(f"{number} x {name}" for name, number in counts.items())
 
 
 @cache
@@ -28,7 +22,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["counted"] = _counted
+    environment.filters["counted"] = fleet.counted
     return environment.get_template("report.html.j2")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,10 +22,9 @@ def _row(host: str, plan: Json | None, failure: str | None) -> Json:
     if plan is None:
         return row
     driver, environments = plan["driver"], plan["environments"]
-    gpus = Counter(gpu["name"] for gpu in plan["gpus"])
     return {
         **row,
-        "gpu": ", ".join(f"{number} x {name}" for name, number in gpus.items()) or "none",
+        "gpu": fleet.counted(gpu["name"] for gpu in plan["gpus"]) or "none",
         "driver": " ".join(filter(None, (driver["action"], driver["version"], driver["flavour"]))),
         "environment": ", ".join(item["name"] for item in environments),
         "torch": ", ".join(

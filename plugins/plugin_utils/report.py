@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import outcome
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, outcome
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, sequence
 
 SCHEMA = 2
@@ -188,7 +188,8 @@ def compare(old: Json, new: Json) -> list[Json]:
             pairs = [("state", was["state"], now["state"])]
         else:
             pairs = [(name, was[key], now[key]) for key, name in _COMPARED.items()]
-            pairs.append(("GPUs", _counted(was["gpus"]), _counted(now["gpus"])))
+            gpus = [fleet.counted(gpu["name"] for gpu in row["gpus"]) for row in (was, now)]
+            pairs.append(("GPUs", gpus[0], gpus[1]))
             pairs += [
                 (f"driver {key}", was["driver"][key], now["driver"][key])
                 for key in ("version", "flavour", "verdict")
@@ -202,10 +203,6 @@ def compare(old: Json, new: Json) -> list[Json]:
                 ]
         changes += [_change(host, what, one, other) for what, one, other in pairs if one != other]
     return changes
-
-
-def _counted(gpus: list[Json]) -> str:
-    return ", ".join(f"{number} x {name}" for name, number in Counter(gpu["name"] for gpu in gpus).items())
 
 
 def _change(host: str, what: str, before: Any, after: Any) -> Json:

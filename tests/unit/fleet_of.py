@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import planner
+from plan_hosts import TODAY, truth
 
-TODAY = datetime.date(2026, 11, 23)
 Json = dict[str, Any]
 # PCI id, number, driver: what labs have.
 KINDS: list[tuple[str | None, int, str | None]] = [
@@ -29,36 +28,6 @@ WISH: Json = {
     ],
     "pypi_urls": ["https://pypi.tuna.tsinghua.edu.cn/simple"],
 }
-
-
-def truth(device: str | None, count: int, driver: str | None) -> Json:
-    module = {"version": driver, "flavour": "open" if device == "2b85" else "proprietary"} if driver else None
-    return {
-        "schema": 1,
-        "os": {"id": "debian", "version": "12", "codename": "bookworm", "like": [], "name": "Debian 12"},
-        "machine": "x86_64",
-        "kernel": {"running": "6.1.0-41-amd64", "next": None, "headers": []},
-        "glibc": "2.36",
-        "python": "3.11.2",
-        "virtualization": {"type": "none", "detail": None},
-        "secure_boot": False,
-        "gpus": [
-            {"slot": f"0000:{number:02x}:00.0", "vendor": "10de", "device": device, "class": "0302"}
-            for number in range(0x18, 0x18 + count)
-        ],
-        "nvswitches": 0,
-        "driver": {
-            "package": None,
-            "on_disk": module,
-            "loaded": module,
-            "library": None,
-            "foreign": None,
-            "verdict": "ok" if driver else "not wanted",
-            "reason": f"driver {driver} is loaded" if driver else "no NVIDIA GPU",
-        },
-        "processes": [],
-        "disks": [],
-    }
 
 
 def result(plan: Json) -> Json:
@@ -87,7 +56,7 @@ def fleet(count: int) -> list[Json]:
     rows: list[Json] = []
     for number in range(count):
         device, gpus, driver = KINDS[number % len(KINDS)]
-        facts = truth(device, gpus, driver)
+        facts = truth([device] * gpus if device else [], driver)
         host = f"gpu{number + 1:03d}"
         plan = planner.plan(facts, WISH, host, TODAY)
         row: Json = {

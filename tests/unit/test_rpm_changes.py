@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.torchfleet.gpu.plugins.filter.dnf_changes import dnf_changes
-from ansible_collections.torchfleet.gpu.plugins.filter.zypper_changes import zypper_changes
+from ansible_collections.torchfleet.gpu.plugins.filter.package_changes import package_changes
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.driver_packages import (
     driver_objections,
     of_driver,
@@ -85,18 +84,18 @@ NOTHING = "Dependencies resolved.\nNothing to do.\nComplete!\n"
 
 
 def test_new_packages() -> None:
-    assert dnf_changes(INSTALL) == [
+    assert package_changes(INSTALL, "dnf") == [
         {"name": "dkms", "from": None, "to": "3.2.2-1.el9"},
         {"name": "kernel-devel-matched", "from": None, "to": "5.14.0-611.5.1.el9_7"},
         {"name": "kmod-nvidia-open-dkms", "from": None, "to": "3:580.178.04-1.el9"},
         {"name": "nvidia-driver-cuda-libs", "from": None, "to": "3:580.178.04-1.el9"},
     ]
-    assert driver_objections(dnf_changes(INSTALL), "580") == []
-    assert of_driver(dnf_changes(INSTALL)) == ["kmod-nvidia-open-dkms", "nvidia-driver-cuda-libs"]
+    assert driver_objections(package_changes(INSTALL, "dnf"), "580") == []
+    assert of_driver(package_changes(INSTALL, "dnf")) == ["kmod-nvidia-open-dkms", "nvidia-driver-cuda-libs"]
 
 
 def test_an_exchange_with_a_wrapped_row_and_a_size_of_nothing() -> None:
-    rows = {row["name"]: (row["from"] is None, row["to"]) for row in dnf_changes(EXCHANGE)}
+    rows = {row["name"]: (row["from"] is None, row["to"]) for row in package_changes(EXCHANGE, "dnf")}
     assert rows == {
         "kmod-nvidia-latest-dkms": (False, None),
         "kmod-nvidia-open-dkms": (True, "3:595.71.05-1.el9"),
@@ -106,18 +105,18 @@ def test_an_exchange_with_a_wrapped_row_and_a_size_of_nothing() -> None:
 
 
 def test_a_kernel_is_objected_to() -> None:
-    (said,) = driver_objections(dnf_changes(KERNEL), "580")
+    (said,) = driver_objections(package_changes(KERNEL, "dnf"), "580")
     assert "it would install a kernel, kernel-core 5.14.0-611.11.1.el9_7" in said
 
 
 def test_nothing() -> None:
-    assert dnf_changes(NOTHING) == []
+    assert package_changes(NOTHING, "dnf") == []
 
 
 def test_zypper_tells_the_old_version_too() -> None:
-    assert zypper_changes(ZYPPER) == [
+    assert package_changes(ZYPPER, "zypper") == [
         {"name": "cuda-drivers-580", "from": "580.126.09-1", "to": None},
         {"name": "nvidia-compute-G06", "from": "580.126.09-1", "to": "580.178.04-1"},
         {"name": "nvidia-open-580", "from": None, "to": "580.178.04-1"},
     ]
-    assert zypper_changes("<stream>\n</stream>\n") == []
+    assert package_changes("<stream>\n</stream>\n", "zypper") == []
