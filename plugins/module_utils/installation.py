@@ -159,7 +159,8 @@ def sources(host: Host) -> list[Json]:
                 if DRIVER_SOURCE.search(stanza):
                     off = re.search(r"^\s*enabled\s*[:=]\s*(?:0|no|false)\b", stanza, re.M | re.I)
                     url = re.search(r"\b(?:https?|file|cdrom|ftp):/[^\s\]]+", stanza)
-                    rows.append({"path": path, "url": url.group(0) if url else None, "enabled": not off})
+                    shown = re.sub("//[^/@]*@", "//", url.group(0)) if url else None  # no password
+                    rows.append({"path": path, "url": shown, "enabled": not off})
     return rows
 
 

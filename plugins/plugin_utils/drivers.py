@@ -365,6 +365,22 @@ def _nothing_to_keep(host: Host, wish: Wish, notes: Notes) -> tuple[Driver, ...]
     return ()
 
 
+def among_sources(driver: Driver, host: Host, wish: Wish, notes: Notes) -> Driver:
+    """The driver, and what becomes of others' repositories that could bring another one."""
+    if driver.action in ("none", "remove") or wish.driver.state == "keep" or not host.sources:
+        return driver
+    names = ", ".join(f"{url} ({path})" for path, url in host.sources)
+    if not wish.driver.adopt:
+        notes.warn(
+            "other_sources",
+            f"other repositories can bring a driver to this host: {names}",
+            f"set {wish.driver.path('adopt')} to true to have them switched off, or remove them",
+        )
+        return driver
+    notes.reason("other_sources", f"other repositories that can bring a driver are switched off: {names}")
+    return replace(driver, sources_off=tuple(dict.fromkeys(path for path, _url in host.sources)))
+
+
 def tell(host: Host, wish: Wish, driver: Driver, today: datetime.date, notes: Notes) -> None:
     """What there is to say of the driver that was chosen."""
     if driver.action == "keep":

@@ -39,6 +39,7 @@ class Driver:
     replaces: tuple[str, str | None] | None = None  # version and flavour
     compat: Compat | None = None
     offer: Offer | None = None
+    sources_off: tuple[str, ...] = ()  # files of others' repositories
     change: int = NO_CHANGE
 
     @property

@@ -186,6 +186,7 @@ def _driver_row(driver: Driver) -> Json:
         "modules": driver.modules,
         "packages": list(driver.packages),
         "stream": driver.stream,
+        "sources_off": list(driver.sources_off),
         "forward_compat": {"package": compat.package, "cuda": compat.cuda} if compat else None,
     }
 
@@ -197,7 +198,7 @@ def _decided(host: Host, wish: Wish, today: datetime.date) -> bytes:
     _unknown_carried(wish, notes)
     options = drivers.options(host, wish, notes)
     best = _choose(host, wish, options, today, notes) if options else Outlook(Driver(), ())
-    driver = best.driver
+    driver = drivers.among_sources(best.driver, host, wish, notes)
     drivers.tell(host, wish, driver, today, notes)
     environments = []
     builds = iter(best.builds)

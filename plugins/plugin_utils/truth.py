@@ -56,6 +56,7 @@ class Host:
     loaded: str | None
     verdict: str | None
     reason: str | None
+    sources: tuple[tuple[str, str], ...]  # path and url of others' repositories that can bring a driver
 
     @property
     def models(self) -> tuple[tables.Model, ...]:
@@ -178,6 +179,12 @@ def _kernels(truth: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in map(text, names) if name))
 
 
+def _sources(driver: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    rows = map(mapping, sequence(mapping(driver.get("leftovers")).get("sources")))
+    found = ((text(row.get("path")), text(row.get("url"))) for row in rows if row.get("enabled"))
+    return tuple((path, url or "?") for path, url in found if path)
+
+
 def read(value: Any) -> tuple[Host, tuple[str | None, ...], list[Problem]]:
     """The host, the slots of its GPUs, and what is wrong with the truth."""
     problems: list[Problem] = []
@@ -214,5 +221,6 @@ def read(value: Any) -> tuple[Host, tuple[str | None, ...], list[Problem]]:
         loaded=loaded[1] if loaded else None,
         verdict=text(driver.get("verdict")),
         reason=text(driver.get("reason")),
+        sources=_sources(driver),
     )
     return host, slots, problems

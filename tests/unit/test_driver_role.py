@@ -72,6 +72,7 @@ PLAN: Json = {
     "modules": None,
     "packages": [],
     "stream": None,
+    "sources_off": [],
     "forward_compat": None,
 }
 UPGRADE: Json = {"action": "upgrade", "branch": "550", "repository": "distribution", "modules": "dkms"}

@@ -112,7 +112,7 @@ def well_formed(result: dict[str, Any]) -> None:
     assert set(result) >= {"schema", "host", "gpus", "driver", "environments", "expect"}
     assert set(result["driver"]) == {
         *("action", "replaces", "branch", "version", "flavour", "repository", "modules", "packages"),
-        *("stream", "forward_compat"),
+        *("stream", "sources_off", "forward_compat"),
     }
     assert result["driver"]["action"] in ("none", "keep", "install", "upgrade", "remove")
     for row in result["environments"]:

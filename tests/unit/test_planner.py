@@ -169,6 +169,7 @@ def test_whole_plan_of_a_hopper_host() -> None:
             "modules": None,
             "packages": [],
             "stream": None,
+            "sources_off": [],
             "forward_compat": None,
         },
         "environments": [

@@ -40,8 +40,8 @@ PRELOAD = Path("/etc/ld.so.preload")
 SHIM_KERNEL = "/opt/torchfleet-sim/lib/libsimkernel.so"
 SHIM_CUDA = "/opt/torchfleet-sim/lib/libsimcudart.so"
 MODULES = Path("/lib/modules")
-# Debian's nvidia-kernel-dkms and nvidia-open-kernel-dkms rename the module; NVIDIA's own packages do not.
-MODULE_FILES = ("nvidia-current", "nvidia-current-open", "nvidia")
+# Debian's packages rename the module; NVIDIA's own do not.
+MODULE_FILES = ("nvidia-current", "nvidia-current-open", "nvidia-tesla-[0-9][0-9][0-9]", "nvidia")
 # In depmod's order; where DKMS puts modules, Ubuntu the prebuilt ones, and the .run installer its own.
 MODULE_PLACES = ("updates/dkms", "updates", "extra", "kernel/nvidia-*", "kernel/drivers/video")
 # The third generation, as on an HGX board of H100s.
