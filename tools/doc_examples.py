@@ -5,16 +5,16 @@ doc_examples.py           writes what is out of date, and names it
 doc_examples.py --check   only names it, and ends with status 1
 
 The day is the one of the tables. A document whose YAML or JSON blocks begin with "# FILE: PLACE", as those of
-docs/data.md do, is run with tables to which those rows were added.
+docs/data.md do, is run with those rows as the data of a site.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,51 +29,45 @@ BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 ROWS = re.compile(r"```(?:yaml|json)\n# (\S+): (\w+)\n(.*?)```", re.DOTALL)
 COMMAND = "$ torchfleet-plan "
 CODE = """
-import pathlib, sys
+import sys
 sys.path.insert(0, sys.argv.pop(1))
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
-tables.DATA = pathlib.Path(sys.argv.pop(1))
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import cli
 raise SystemExit(cli.main(sys.argv[1:]))
 """
 
 
 def extend(text: str, folder: Path) -> None:
-    """A copy of the tables with the rows of a document added."""
-    shutil.copytree(DATA, folder, dirs_exist_ok=True)
+    """The rows of a document as the data of a site."""
+    tables: dict[str, dict[str, Any]] = {}
     for name, place, rows in ROWS.findall(text):
-        path = folder / name
-        table: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        new = yaml.safe_load(rows)
-        if isinstance(new, list):
-            table[place] += new
-        elif isinstance(new, dict):
-            table[place] = dict(sorted({**table[place], **new}.items()))
-        else:
-            table[place] = new
-        write = json.dumps if path.suffix == ".json" else yaml.safe_dump
-        path.write_text(write(table), encoding="utf-8")
+        tables.setdefault(name, {})[place] = yaml.safe_load(rows)
+    for name, table in tables.items():
+        (folder / name).write_text(json.dumps(table), encoding="utf-8")
 
 
-def plan(data: Path, arguments: list[str]) -> str:
-    """What the command prints with these tables."""
-    today = yaml.safe_load((data / "torch.yml").read_text(encoding="utf-8"))["asof"]
+def plan(site: Path | None, arguments: list[str]) -> str:
+    """What the command prints with the data of this site."""
+    path = site / "torch.yml" if site else DATA / "torch.yml"
+    today = yaml.safe_load((path if path.exists() else DATA / "torch.yml").read_text(encoding="utf-8"))[
+        "asof"
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(ROOT / "collections"), str(data), *arguments, "--today", str(today)],
+        [sys.executable, "-c", CODE, str(ROOT / "collections"), *arguments, "--today", str(today)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env={**os.environ, "TORCHFLEET_DATA": str(site or "")},
         text=True,
         check=False,
     )
     return done.stdout
 
 
-def shown(text: str, data: Path) -> str:
+def shown(text: str, site: Path) -> str:
     """The document with the output of today."""
 
     def block(match: re.Match[str]) -> str:
         commands = [line for line in match[1].splitlines() if line.startswith(COMMAND)]
-        parts = [f"{line}\n{plan(data, shlex.split(line[len(COMMAND) :]))}" for line in commands]
+        parts = [f"{line}\n{plan(site, shlex.split(line[len(COMMAND) :]))}" for line in commands]
         return "```console\n" + "\n".join(parts) + "```"
 
     return BLOCK.sub(block, text)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, planner, tables
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, planner, site_data, tables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import closest, mapping, plain
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -64,7 +64,7 @@ def _load(text: str) -> Any:
 
 
 def _defaults() -> Json:
-    return mapping(_load((tables.DATA / "command.yml").read_text(encoding="utf-8")))
+    return mapping(tables.load("command.yml"))
 
 
 # ---- the GPUs
@@ -84,7 +84,7 @@ def device(name: str) -> str:
     # Of four characters some names are ids as well: B200.
     if match and (match[0] != match[1] or tables.model(match[1].lower())):
         return match[1].lower()
-    rows = _load((tables.DATA / "pci_gpus.json").read_text(encoding="utf-8"))["devices"]
+    rows = tables.load("pci_gpus.json")["devices"]
     named: dict[str, str] = {key: row[1] for key, row in rows.items() if row[1]}
     wanted = _bare(name)
     found = [key for key, known in named.items() if _bare(known) == wanted]
@@ -530,9 +530,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # as a command: a reader such as head may have enough
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    known = parser()
+    try:
+        known, defaults = parser(), _defaults()
+    except site_data.SiteDataError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
     args = known.parse_args(arguments)
-    defaults = _defaults()
     notes: list[Json] = []
     try:
         if args.facts is None:

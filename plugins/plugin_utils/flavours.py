@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,7 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
 def ranges() -> list[dict[str, Any]]:
     """``first`` and ``last`` device id of each run of listed ids that the same modules drive."""
     found: list[dict[str, Any]] = []
-    listed = json.loads((tables.DATA / "pci_gpus.json").read_text(encoding="utf-8"))["devices"]
+    listed = tables.load("pci_gpus.json")["devices"]
     for device in sorted(listed):
         model = tables.model(device)
         flavours = list(model.architecture.flavours) if model else []

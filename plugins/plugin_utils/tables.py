@@ -1,11 +1,10 @@
-"""The compatibility tables of ``data/``, parsed once per process. No other file reads them."""
+"""The compatibility tables of ``data/``, read once per process. No other file reads them."""
 
 from __future__ import annotations
 
 import bisect
 import calendar
 import datetime
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import site_data
 from packaging.version import Version
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -135,7 +134,7 @@ class System:
     index: str | None = None  # what tells of NVIDIA's repository, under one of its mirrors
 
     def nvidia_index(self, machine: str) -> str | None:
-        directory = _load("systems.yml")["machine_directories"].get(machine)
+        directory = load("systems.yml")["machine_directories"].get(machine)
         return self.index.format(machine=directory) if self.index and directory else None
 
     @property
@@ -170,9 +169,15 @@ class Branch:
 
 
 @cache
-def _load(name: str) -> Any:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((DATA / name).read_text(encoding="utf-8"), Loader=loader)
+def _merged() -> dict[str, Any]:
+    site = site_data.directory()
+    return site_data.merged(DATA, site) if site else {}
+
+
+@cache
+def load(name: str) -> Any:
+    """The table in the file of this name."""
+    return _merged()[Path(name).stem] if site_data.directory() else site_data.parse(DATA / name)
 
 
 def weakest(*confidence: str) -> str:
@@ -183,7 +188,7 @@ def weakest(*confidence: str) -> str:
 def architectures() -> dict[str, Architecture]:
     """By compute capability."""
     table: dict[str, Architecture] = {}
-    for row in _load("gpus.yml")["architectures"]:
+    for row in load("gpus.yml")["architectures"]:
         first, last = row["first_driver"], row["last_branch"]
         architecture = Architecture(
             name=row["name"],
@@ -199,14 +204,13 @@ def architectures() -> dict[str, Architecture]:
 
 @cache
 def _products() -> dict[str, tuple[str, ...]]:
-    rows = _load("gpus.yml")["products"]
+    rows = load("gpus.yml")["products"]
     return {device: tuple(row["flavours"]) for row in rows for device in row["devices"]}
 
 
-@cache
 def _pci() -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((DATA / "pci_gpus.json").read_text(encoding="utf-8"))
-    return data
+    table: dict[str, Any] = load("pci_gpus.json")
+    return table
 
 
 @cache
@@ -234,14 +238,14 @@ def model(device: str) -> Model | None:
     architecture = architectures()[cc]
     if device in _products():
         architecture = replace(architecture, flavours=_products()[device])
-    centre = re.match("|".join(_load("gpus.yml")["data_centre"]["names"]), name or "") is not None
+    centre = re.match("|".join(load("gpus.yml")["data_centre"]["names"]), name or "") is not None
     return Model(device, name or f"unnamed {chip}", cc, architecture, listed, centre)
 
 
 @cache
 def id_range(device: str) -> str:
     """What the range of an id tells where neither the id nor its block is known."""
-    for row in _load("gpus.yml")["ranges"]["rows"]:
+    for row in load("gpus.yml")["ranges"]["rows"]:
         if row["first"] <= device <= row["last"]:
             return str(row["text"])
     return ""
@@ -251,7 +255,7 @@ def id_range(device: str) -> str:
 def releases() -> tuple[Release, ...]:
     """Every release of torch, the newest first."""
     found = []
-    for row in _load("torch.yml")["releases"]:
+    for row in load("torch.yml")["releases"]:
         machines = tuple(row["python"])
         release = Release(
             torch=row["torch"],
@@ -325,7 +329,7 @@ def _channel_builds(release: Release, wheels: Release, table: Any, row: Any) -> 
 @cache
 def channel(kind: str) -> dict[Version, Release]:
     """The releases of a kind of conda channel."""
-    (table,) = (table for table in _load("channels.yml")["channels"] if table["kind"] == kind)
+    (table,) = (table for table in load("channels.yml")["channels"] if table["kind"] == kind)
     wheels = {release.torch: release for release in releases()}
     found = {}
     for row in table["releases"]:
@@ -350,7 +354,7 @@ def channel(kind: str) -> dict[Version, Release]:
 
 @cache
 def channel_kinds() -> tuple[str, ...]:
-    return tuple(table["kind"] for table in _load("channels.yml")["channels"])
+    return tuple(table["kind"] for table in load("channels.yml")["channels"])
 
 
 @cache
@@ -367,7 +371,7 @@ def variants() -> tuple[str, ...]:
 @cache
 def runs(built: str, device: str, cuda: str) -> bool:
     """Whether code built for one compute capability runs on a device of another."""
-    rule = _load("torch.yml")["compatibility"]
+    rule = load("torch.yml")["compatibility"]
     for row in rule["excluded"]:
         lifted = "until_cuda" in row and capability(cuda) >= capability(row["until_cuda"])
         if built in row["built"] and device == row["device"] and not lifted:
@@ -380,21 +384,21 @@ def runs(built: str, device: str, cuda: str) -> bool:
 @cache
 def minimum_driver(cuda: str) -> tuple[Version, str]:
     """The oldest driver that runs a prebuilt wheel of this CUDA version, and NVIDIA's way to write it."""
-    text = _load("cuda.yml")["minimum_driver"]["linux"][cuda.split(".")[0]]
+    text = load("cuda.yml")["minimum_driver"]["linux"][cuda.split(".")[0]]
     return Version(text), text
 
 
 @cache
 def toolkit_driver(cuda: str) -> tuple[Version, str] | None:
     """The driver that compiles PTX of this CUDA version; None when the tables do not tell."""
-    text = _load("cuda.yml")["toolkit_driver"]["linux"].get(cuda)
+    text = load("cuda.yml")["toolkit_driver"]["linux"].get(cuda)
     return (Version(text), text) if text else None
 
 
 @cache
 def forward_compat(branch: str) -> Compat | None:
     """The newest forward-compatibility package that a driver of this branch takes."""
-    rows = [row for row in _load("cuda.yml")["forward_compat"] if branch in row["branches"]]
+    rows = [row for row in load("cuda.yml")["forward_compat"] if branch in row["branches"]]
     if not rows:
         return None
     row = max(rows, key=lambda item: capability(item["cuda"]))
@@ -406,14 +410,14 @@ def forward_compat(branch: str) -> Compat | None:
 @cache
 def branches() -> dict[str, Branch]:
     """Driver branches: their kind, and the month ("2028-06") in which their support ends."""
-    return {row["branch"]: Branch(row["kind"], row["eol"]) for row in _load("drivers.yml")["branches"]}
+    return {row["branch"]: Branch(row["kind"], row["eol"]) for row in load("drivers.yml")["branches"]}
 
 
 @cache
 def shipped_flavours(branch: int) -> tuple[str, ...]:
     """The kernel modules that NVIDIA ships in this branch, its default first."""
     best: tuple[str, ...] = ()
-    for row in _load("drivers.yml")["flavours"]["from"]:
+    for row in load("drivers.yml")["flavours"]["from"]:
         if int(row["branch"]) <= branch:
             best = tuple(row["ships"])
     return best
@@ -422,7 +426,7 @@ def shipped_flavours(branch: int) -> tuple[str, ...]:
 @cache
 def layout(name: str, branch: int) -> Layout:
     """The packages of a branch in a repository of this layout."""
-    row = [row for row in _load("systems.yml")["layouts"][name] if int(row["from"]) <= branch][-1]
+    row = [row for row in load("systems.yml")["layouts"][name] if int(row["from"]) <= branch][-1]
     return Layout(
         packages={
             modules: {flavour: tuple(names) for flavour, names in row[modules].items()}
@@ -461,12 +465,12 @@ def _offers(repository: str, table: Any, rows: Any) -> tuple[Offer, ...]:
 @cache
 def keeps_older() -> tuple[str, ...]:
     """The repositories in which older versions of a branch stay."""
-    return tuple(_load("systems.yml")["keeps_older"]["repositories"])
+    return tuple(load("systems.yml")["keeps_older"]["repositories"])
 
 
 @cache
 def systems() -> tuple[System, ...]:
-    data = _load("systems.yml")
+    data = load("systems.yml")
     found = []
     for row in data["systems"]:
         repositories = {}

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 AUTO = "auto"
-KINDS = ("pypi", "index", "find_links", "bundle", *tables.channel_kinds())
+KINDS = ("pypi", "index", "find_links", "bundle")  # beside those of conda channels
 PYTORCH_CHANNEL = "pytorch-channel"
 LAYOUTS = ("nvidia", "distribution")
 LOCAL = "local"
@@ -371,8 +371,9 @@ def _source(reader: _Reader, value: Any, path: str) -> Source | None:
     name, kind = row.get("name"), row.get("kind")
     if not isinstance(name, str) or not name:
         reader.fault(f"{path}.name", name, "a name", "name the source; reasons refer to it")
-    if kind not in KINDS:
-        reader.fault(f"{path}.kind", kind, "one of " + ", ".join(KINDS), "say what the URL serves")
+    kinds = (*KINDS, *tables.channel_kinds())
+    if kind not in kinds:
+        reader.fault(f"{path}.kind", kind, "one of " + ", ".join(kinds), "say what the URL serves")
     urls = reader.urls(row.get("urls"), f"{path}.urls")
     if not row.get("urls"):
         reader.fault(f"{path}.urls", row.get("urls"), "a list of one or more URLs", "give its URL")

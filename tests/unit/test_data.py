@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
-from data_checks import CHECKS, faults, load
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.data_checks import CHECKS, faults, load
 
 DATA = load(tables.DATA)
 

@@ -1,4 +1,4 @@
-"""docs/data.md by doing what it says: its rows added to a copy of the tables, and plans made with that."""
+"""docs/data.md by doing what it says: its rows as the data of a site, and plans made with that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from data_checks import faults, load
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import site_data
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.data_checks import faults, load
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "doc_examples.py"
@@ -36,17 +37,18 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan(data: Path, *arguments: str) -> Any:
-    return json.loads(doc_examples.plan(data, [*arguments, "--json"]))
+def plan(site: Path | None, *arguments: str) -> Any:
+    return json.loads(doc_examples.plan(site, [*arguments, "--json"]))
 
 
 def test_the_rows_of_the_document_have_no_fault(extended: Path) -> None:
-    assert load(extended) != load(doc_examples.DATA)
-    assert faults(load(extended)) == []
+    tables = site_data.merged(doc_examples.DATA, extended)
+    assert tables != load(doc_examples.DATA)
+    assert faults(tables) == []
 
 
 def test_a_new_torch_is_planned(extended: Path) -> None:
-    before, after = (plan(data, "--gpu", "2330")["torch"] for data in (doc_examples.DATA, extended))
+    before, after = (plan(site, "--gpu", "2330")["torch"] for site in (None, extended))
     assert before["version"] != after["version"] == "2.16.0"
     assert (after["variant"], after["torchvision"]) == ("cu134", "0.30.0")
 
@@ -70,7 +72,7 @@ def test_a_new_gpu_has_its_name(extended: Path) -> None:
 
 
 def test_a_new_operating_system_is_known(extended: Path) -> None:
-    assert plan(doc_examples.DATA, "--os", "debian14")["problems"][0]["code"] == "unknown_os"
+    assert plan(None, "--os", "debian14")["problems"][0]["code"] == "unknown_os"
     answer = plan(extended, "--os", "debian14", "--gpu", "2330")
     assert (answer["host"]["os"], answer["driver"]["repository"]) == ("Debian 14", "nvidia")
 

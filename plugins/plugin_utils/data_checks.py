@@ -35,7 +35,10 @@ def faults(data: Data) -> list[str]:
     """All that is wrong, file by file."""
     found: list[str] = []
     for name, check in CHECKS.items():
-        found += [f"{name}: {text}" for text in check(data)]
+        try:
+            found += [f"{name}: {text}" for text in check(data)]
+        except (LookupError, ValueError) as error:  # it refers to nothing, or is no version
+            found.append(f"{name}: {type(error).__name__}: {error}")
     return found
 
 
