@@ -161,7 +161,7 @@ def test_the_roles_know_a_new_system_by_the_data_of_the_site(tmp_path: Path) -> 
             "mirrors/gentoo.yml": {"__mirrors_ca_bundle": "/etc/ssl/gentoo.pem"},
         },
     )
-    hosts = {
+    hosts: dict[str, Any] = {
         name: {"torchfleet_truth": {"os": {"id": name, "version": "2", "like": [], "name": name.title()}}}
         for name in ("gentoo", "solus")
     }
