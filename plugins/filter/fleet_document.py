@@ -8,8 +8,9 @@ short_description: Gather what each host of a run has to tell into the report's 
 version_added: 0.1.0
 author: The torchfleet authors
 description:
-  - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results), C(torchfleet_failure) and
-    C(nvidia_driver_reboot_reason) of each host. A host that lacks them has an entry as well, which says so.
+  - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results), C(torchfleet_failure),
+    C(torchfleet_held), C(torchfleet_quarantine) and C(nvidia_driver_reboot_reason) of each host. A host that
+    lacks them has an entry as well, which says so.
 positional: hostvars, run, previous
 options:
   _input:

@@ -8,28 +8,40 @@ from typing import Any
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, sequence
 
-FACTS = ("truth", "plan", "results", "failure")
+FACTS = ("truth", "plan", "results", "failure", "held", "quarantine")
 Json = dict[str, Any]
 LONG = 200  # characters of a failure; all of it is in the task that failed
 
 
 def entry(
-    host: str, truth: Json | None, plan: Json | None, results: list[Json] | None, failure: str | None
+    host: str,
+    truth: Json | None,
+    plan: Json | None,
+    results: list[Json] | None,
+    failure: str | None,
+    held: str | None = None,
+    quarantine: str | None = None,
 ) -> Json:
-    """Every argument but the name may be missing: a host may have failed at any point."""
+    """Every argument but the name may be missing: a host may have failed at any point.
+
+    ``held``: why the run left the host as it was; ``quarantine``: why it was set aside.
+    """
     common = {"host": host, "gpu": _gpus(truth, plan), "driver": _driver(truth)}
     done = {row["environment"]: row for row in results or []}
     planned = {row["name"]: row for row in (plan or {}).get("environments", [])}
+    word = "quarantined" if quarantine and not failure else "failed"
+
+    def why(wish: Json | None, result: Json | None) -> str:
+        return held or _why(wish, result, plan, truth, failure, word)
+
     rows: list[Json] = []
     for name in dict.fromkeys([*planned, *done]):
         result = done.get(name)
-        rows.append(
-            {**common, "environment": name, "why": _why(planned.get(name), result, plan, truth, failure)}
-        )
+        rows.append({**common, "environment": name, "why": why(planned.get(name), result)})
         if result:
             rows[-1].update(torch=result["torch"], cuda=result["cuda"], is_available=result["cuda_available"])
     if not rows:
-        rows = [{**common, "why": _why(None, None, plan, truth, failure)}]
+        rows = [{**common, "why": why(None, None)}]
     return {"host": host, "failure": failure, "results": results or [], "rows": rows}
 
 
@@ -55,12 +67,17 @@ def _driver(truth: Json | None) -> str | None:
 
 
 def _why(
-    planned: Json | None, result: Json | None, plan: Json | None, truth: Json | None, failure: str | None
+    planned: Json | None,
+    result: Json | None,
+    plan: Json | None,
+    truth: Json | None,
+    failure: str | None,
+    word: str,
 ) -> str:
     if result and result["verdict"] == "failed":
-        return "failed: " + _short("; ".join(f"{p['what']} ({p['found']})" for p in result["problems"]))
+        return f"{word}: " + _short("; ".join(f"{p['what']} ({p['found']})" for p in result["problems"]))
     if failure:
-        return "failed: " + _short(failure)
+        return f"{word}: " + _short(failure)
     if truth is None:
         return "no answer in this run"
     if result:

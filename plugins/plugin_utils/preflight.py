@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import tables
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import rolling, tables
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
     Problem,
     mapping,
@@ -209,6 +209,7 @@ def problems(
     found += path_problems(variables)
     found += uv_problems(variables)
     found += environment_problems(variables)
+    found += rolling_problems(variables)
     optional = tuple(REPOSITORIES.values()) if variables["nvidia_driver_repository"] == "auto" else ()
     for group, said in silent(probed).items():
         # Without one source the plan may still hold; if it does not, this is why.
@@ -238,6 +239,16 @@ def path_problems(variables: Mapping[str, Any]) -> list[Problem]:
         expected = "an absolute path of at most 90 characters without spaces"
         found.append(problem("bad_prefix", "conda_envs_prefix", environments, expected, fix))
     return found
+
+
+def rolling_problems(variables: Mapping[str, Any]) -> list[Problem]:
+    """Sizes of batches that are none."""
+    bad = rolling.bad_sizes(variables["rolling_batches"])
+    if not bad:
+        return []
+    expected = "at least one size, each a number of hosts such as 1, or a share of all such as 25%"
+    fix = "correct the list where it is set"
+    return [problem("bad_batches", "rolling_batches", ", ".join(bad), expected, fix)]
 
 
 def uv_problems(variables: Mapping[str, Any]) -> list[Problem]:

@@ -25,12 +25,14 @@ def record(
     plan: Json | None,
     results: list[Json] | None,
     failure: str | None,
+    held: str | None = None,
+    quarantine: str | None = None,
     *,
     groups: Iterable[str] = (),
     reboot: str = "",
 ) -> Json:
     """One host of the document. Whatever is missing is told as missing; nothing here raises for it."""
-    entry = outcome.entry(host, truth, plan, results, failure)
+    entry = outcome.entry(host, truth, plan, results, failure, held, quarantine)
     environments = _environments(plan, results)
     driver = mapping((truth or {}).get("driver"))
     module = mapping(driver.get("on_disk")) or mapping(driver.get("loaded"))
@@ -40,6 +42,8 @@ def record(
         "groups": sorted(groups),
         "state": _state(truth, plan, environments, failure),
         "failure": failure,
+        "held": held,
+        "quarantine": quarantine,
         "os": mapping((truth or {}).get("os")).get("name"),
         "machine": (truth or {}).get("machine"),
         "kernel": mapping((truth or {}).get("kernel")).get("running"),

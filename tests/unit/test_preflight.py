@@ -60,7 +60,7 @@ class Site:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
 
 
@@ -132,6 +132,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
             "pytorch_environments": [{"name": "nlp", "python": "3.11"}],
         },
         ["Python of the environment nlp", "3.12.4", "3.11"],
+    ),
+    "sizes of batches that are none": (
+        {"preflight_truth": truth("hopper"), "rolling_batches": [1, "some"]},
+        ["rolling_batches", "'some'", "a share of all such as 25%"],
     ),
     "the same name twice": (
         {"preflight_truth": truth("hopper"), "conda_envs_environments": [{"name": "rl"}, {"name": "rl"}]},
@@ -433,7 +437,7 @@ def test_the_playbooks_become_root() -> None:
         for play in yaml.safe_load(path.read_text(encoding="utf-8"))
         if "hosts" in play and play["name"] != "Outcome"
     ]
-    assert {play["name"] for play in plays} >= {"Preflight", "Provision", "Verify"}
+    assert {play["name"] for play in plays} >= {"Preflight", "Change", "Verify"}
     assert not [play["name"] for play in plays if play.get("become") is not True]
 
 
