@@ -8,19 +8,29 @@ Their torch can be imported and says which CUDA it is built for; nothing else of
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
+import re
 import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 VERSION = (
     "from typing import Optional\n__version__ = {version!r}\ncuda: Optional[str] = {cuda!r}\nhip = None\n"
 )
-# What each build needs of NVIDIA: the names of CUDA 12 have a suffix, those of 13 none.
+# A file of cuDNN's packages for CUDA 12 and for 13 alike.
+CUDNN = "nvidia/cudnn/lib/libcudnn.so.9"
+LOADS = """
+from pathlib import Path
+if not Path(__file__).parents[1].joinpath({file!r}).exists():
+    raise ImportError("libcudnn.so.9: cannot open shared object file: No such file or directory")
+"""
+# What each build needs of NVIDIA: the names of CUDA 12 have a suffix, those of 13 mostly none.
 NEEDS = {
     "12.6": ["nvidia-cublas-cu12==12.6.4.1", "nvidia-cudnn-cu12==9.5.1.17", "triton==3.3.1"],
     "13.0": ["nvidia-cublas==13.1.0.3", "nvidia-cudnn-cu13==9.15.1.9", "triton==3.5.1"],
@@ -37,7 +47,7 @@ def wheel(name: str, version: str, requires: Iterable[str], files: Mapping[str, 
         + "".join(f"Requires-Dist: {one}\n" for one in requires),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: made\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(f"{path},,\n" for path in content) + f"{info}/RECORD,,\n"
+    record = "".join(f"{path},{_recorded(text)}\n" for path, text in content.items()) + f"{info}/RECORD,,\n"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in {**content, f"{info}/RECORD": record}.items():
@@ -52,6 +62,7 @@ def torch(version: str, cuda: str | None, own: str | None = None, broken: bool =
     say = {"version": says, "cuda": cuda, "count": 0}
     text = fake.read_text().replace('json.loads(os.environ.get("FAKE_TORCH", "{}"))', repr(say))
     code = '\nraise ImportError("libcudart.so.13: cannot open shared object file")\n' if broken else ""
+    code += LOADS.format(file=CUDNN) if cuda in NEEDS else ""
     files = {
         "torch/__init__.py": text + code,
         "torch/version.py": VERSION.format(version=says, cuda=cuda),
@@ -61,7 +72,10 @@ def torch(version: str, cuda: str | None, own: str | None = None, broken: bool =
 
 def plain(requirement: str, size: int = 0) -> tuple[str, bytes]:
     name, _, version = requirement.partition("==")
-    return wheel(name, version, [], {f"{name.replace('-', '_')}_made/__init__.py": "x = 1\n" + "#" * size})
+    files = {f"{name.replace('-', '_')}_made/__init__.py": "x = 1\n" + "#" * size}
+    if "cudnn" in name:
+        files[CUDNN] = version
+    return wheel(name, version, [], files)
 
 
 def layouts() -> dict[str, Sequence[tuple[str, bytes]]]:
@@ -86,56 +100,87 @@ def layouts() -> dict[str, Sequence[tuple[str, bytes]]]:
     }
 
 
-def channel() -> dict[str, bytes]:
-    """A conda channel with a build for CUDA, which needs the virtual package __cuda, and one for the CPU."""
+# Channel, name, version, build, needs. The frozen torch takes CUDA from nvidia, by way of pytorch-cuda.
+PYTHON = "python >=3.11,<3.12"
+CONDA: list[tuple[str, str, str, str, list[str]]] = [
+    ("channel", "pytorch", "2.12.1", "cuda129_made_0", ["__cuda >=12.9", "libcublas >=12.9", "made >=1"]),
+    ("channel", "pytorch", "2.12.1", "cpu_made_0", ["made >=1"]),
+    ("channel", "libcublas", "12.9.1", "made_0", ["cuda-version 12.9"]),
+    ("channel", "cuda-version", "12.9", "made_0", []),
+    ("channel", "made", "1.0", "made_0", []),
+    (
+        "frozen",
+        "pytorch",
+        "2.0.0",
+        "py3.11_cuda11.7_cudnn8.5.0_0",
+        [PYTHON, "pytorch-cuda 11.7.*", "pytorch-mutex 1.0 cuda"],
+    ),
+    ("frozen", "pytorch", "2.0.0", "py3.11_cpu_0", [PYTHON, "pytorch-mutex 1.0 cpu"]),
+    ("frozen", "torchvision", "0.15.0", "py311_cu117", [PYTHON, "pytorch 2.0.0", "pytorch-cuda 11.7.*"]),
+    ("frozen", "torchvision", "0.15.0", "py311_cpu", [PYTHON, "pytorch 2.0.0", "pytorch-mutex 1.0 cpu"]),
+    ("frozen", "torchaudio", "2.0.0", "py311_cu117", [PYTHON, "pytorch 2.0.0", "pytorch-cuda 11.7.*"]),
+    ("frozen", "torchaudio", "2.0.0", "py311_cpu", [PYTHON, "pytorch 2.0.0", "pytorch-mutex 1.0 cpu"]),
+    ("frozen", "pytorch-cuda", "11.7", "made_0", ["cuda-cudart >=11.7,<11.8", "libcublas >=11.10,<11.11"]),
+    ("frozen", "pytorch-mutex", "1.0", "cuda", []),
+    ("frozen", "pytorch-mutex", "1.0", "cpu", []),
+    ("nvidia", "cuda-cudart", "11.7.99", "0", []),
+    ("nvidia", "libcublas", "11.10.3.66", "0", []),
+]
+
+
+def channels() -> dict[str, bytes]:
+    """conda channels with builds for CUDA, one of which needs the virtual package __cuda, and for the CPU."""
     files: dict[str, bytes] = {}
-    packages = {}
-    for build, cuda, depends in (("cuda129_made_0", "12.9", ["__cuda >=12.9"]), ("cpu_made_0", None, [])):
+    indexes: dict[str, dict[str, Any]] = {channel: {} for channel, *_ in CONDA}
+    for channel, name, version, build, depends in CONDA:
         index = {
-            "name": "pytorch",
-            "version": "2.12.1",
-            "build": build,
-            "build_number": 0,
-            "subdir": "linux-64",
-            "depends": depends,
+            **{"name": name, "version": version, "build": build, "build_number": 0},
+            **{"subdir": "linux-64", "depends": depends},
         }
-        name = f"pytorch-2.12.1-{build}.tar.bz2"
-        _, data = torch("2.12.1", cuda)
-        files[f"linux-64/{name}"] = conda_package(index, data)
-        own = files[f"linux-64/{name}"]
-        packages[name] = {
-            **index,
-            "md5": hashlib.md5(own).hexdigest(),
-            "sha256": _digest(own),
-            "size": len(own),
-        }
-    for subdir, found in (("linux-64", packages), ("noarch", {})):
-        document = {
-            "info": {"subdir": subdir},
-            "packages": found,
-            "packages.conda": {},
-            "repodata_version": 1,
-        }
-        files[f"{subdir}/repodata.json"] = json.dumps(document).encode()
+        own = conda_package(index, conda_content(name, version, build))
+        file = f"{name}-{version}-{build}.tar.bz2"
+        files[f"{channel}/linux-64/{file}"] = own
+        digests = {"md5": hashlib.md5(own).hexdigest(), "sha256": _digest(own), "size": len(own)}
+        indexes[channel][file] = {**index, **digests}
+    for channel, packages in indexes.items():
+        for subdir, found in (("linux-64", packages), ("noarch", {})):
+            document = {
+                **{"info": {"subdir": subdir}, "packages": found, "packages.conda": {}},
+                "repodata_version": 1,
+            }
+            files[f"{channel}/{subdir}/repodata.json"] = json.dumps(document).encode()
     return files
 
 
-def conda_package(index: Mapping[str, object], of_wheel: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(of_wheel)) as archive:
+def conda_content(name: str, version: str, build: str) -> dict[str, bytes]:
+    if name not in ("pytorch", "torchvision", "torchaudio"):
+        return {f"share/{name}.txt": build.encode()}
+    cuda = re.search(r"cuda(\d+)\.?(\d)", build)
+    if name == "pytorch":
+        _, data = torch(version, f"{cuda.group(1)}.{cuda.group(2)}" if cuda else None)
+    else:
+        _, data = wheel(name, version, [], {f"{name}/__init__.py": f"__version__ = {version!r}\n"})
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         content = {
-            f"lib/python3.11/site-packages/{name}": archive.read(name)
-            for name in archive.namelist()
-            if not name.endswith("RECORD")
+            f"lib/python3.11/site-packages/{file}": archive.read(file)
+            for file in archive.namelist()
+            if not file.endswith("RECORD")
         }
-    info = next(name.rpartition("/")[0] for name in content if name.endswith("METADATA"))
-    content[f"{info}/INSTALLER"] = b"conda\n"
+    info = next(file.rpartition("/")[0] for file in content if file.endswith("METADATA"))
+    return {**content, f"{info}/INSTALLER": b"conda\n"}
+
+
+def conda_package(index: Mapping[str, object], files: Mapping[str, bytes]) -> bytes:
     paths = [
         {"_path": name, "path_type": "hardlink", "sha256": _digest(data), "size_in_bytes": len(data)}
-        for name, data in content.items()
+        for name, data in files.items()
     ]
-    content["info/index.json"] = json.dumps(index).encode()
-    content["info/files"] = "".join(f"{path['_path']}\n" for path in paths).encode()
-    content["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
+    content = {
+        **files,
+        "info/index.json": json.dumps(index).encode(),
+        "info/files": "".join(f"{path['_path']}\n" for path in paths).encode(),
+        "info/paths.json": json.dumps({"paths": paths, "paths_version": 1}).encode(),
+    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name, data in content.items():
@@ -147,7 +192,7 @@ def conda_package(index: Mapping[str, object], of_wheel: bytes) -> bytes:
 
 def main(root: Path) -> int:
     changed = 0
-    made = {root / "channel" / name: data for name, data in channel().items()}
+    made = {root / name: data for name, data in channels().items()}
     for layout, wheels in layouts().items():
         for name, content in wheels:
             places = [root / layout / name]
@@ -162,6 +207,11 @@ def main(root: Path) -> int:
             changed += 1
     print(f"changed {changed}")
     return 0
+
+
+def _recorded(text: str) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+    return f"sha256={digest},{len(text.encode())}"
 
 
 def _digest(content: bytes) -> str:

@@ -110,14 +110,19 @@ class Dist(NamedTuple):
     def complete(self) -> bool:
         """Whether every file is there that has a digest; byte code has none and comes and goes."""
         try:
-            lines = self._text("RECORD").splitlines()
+            return all(os.path.lexists(self.path.parent / name) for name in self.files())
         except (OSError, ValueError):
             return False
+
+    def files(self) -> list[str]:
+        """Those that have a digest, relative to its directory's; OSError or ValueError without RECORD."""
+        lines = self._text("RECORD").splitlines()
+        names = []
         for line in lines:
             name, _, rest = line.rpartition(",")[0].rpartition(",")
-            if rest and not os.path.lexists(self.path.parent / name.strip('"').replace('""', '"')):
-                return False
-        return True
+            if rest:
+                names.append(name.strip('"').replace('""', '"'))
+        return names
 
     def _text(self, name: str) -> str:
         return (self.path / name).read_text("utf-8")

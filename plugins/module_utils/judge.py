@@ -263,13 +263,7 @@ def _hidden(facts: Json, wanted: int) -> Json | None:
 def _nodes(facts: Json, wanted: int) -> Json | None:
     nodes: dict[str, bool] = facts.get("nodes", {})
     if not nodes and facts.get("container"):
-        return _problem(
-            "container_without_gpu",
-            "the container has not been given the GPUs of its host",
-            "no /dev/nvidia* in the container, while the host's kernel has the driver",
-            f"{wanted} GPUs passed in",
-            "start the container with the NVIDIA Container Toolkit (docker run --gpus all), or leave it out",
-        )
+        return _container(wanted)
     gpus = [name for name in nodes if re.fullmatch(r"/dev/nvidia\d+", name)]
     barred = [name for name in nodes if not nodes[name] and name in (*NODES_NEEDED, *gpus)]
     missing = [name for name in NODES_NEEDED if name not in nodes]
@@ -284,6 +278,16 @@ def _nodes(facts: Json, wanted: int) -> Json | None:
         "; ".join(said),
         f"{wanted} x /dev/nvidia<N>, /dev/nvidiactl and /dev/nvidia-uvm, readable and writable",
         "run nvidia-modprobe -c 0 -u as root; check the files' mode, or the container's devices",
+    )
+
+
+def _container(wanted: int) -> Json:
+    return _problem(
+        "container_without_gpu",
+        "the container has not been given the GPUs of its host",
+        "no /dev/nvidia* in the container, while the host's kernel has the driver",
+        f"{wanted} GPUs passed in",
+        "start the container with the NVIDIA Container Toolkit (docker run --gpus all), or leave it out",
     )
 
 
@@ -315,6 +319,9 @@ def _unavailable(facts: Json, expect: Json) -> Json:
             "one version of both",
             "reboot, or reload the module when nothing uses the GPU",
         )
+    if module and facts.get("container") and not facts.get("nodes"):
+        # Before libcuda, which comes with the devices.
+        return _container(wanted)
     if module and libcuda.get("init") is None and libcuda.get("error"):
         return _problem(
             "library_mismatch",

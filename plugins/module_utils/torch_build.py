@@ -33,6 +33,10 @@ _CONDA_NAMES = (
     "torchvision",
     "torchaudio",
 )
+# CUDA in conda's packages, of conda-forge, the nvidia channel and defaults.
+_CUDA_OF_CONDA = re.compile(
+    r"(cuda-|cudatoolkit|cudnn|cusparselt|nccl|nvidia-|libcu(?!rl)|libnpp|libnv|libmagma|magma|triton|torchtriton)"
+)
 _CONSTRAINTS = "torchfleet-constraints.txt"
 _MARKER = "# torchfleet (role pytorch): the build of PyTorch that the plan gives this environment.\n"
 
@@ -115,15 +119,18 @@ def cuda_of(dist: Dist | None) -> str | None:
     return (match.group(1) or "cpu") if match else None
 
 
-def needed(prefix: Prefix, names: Iterable[str]) -> tuple[set[str], list[str]]:
-    """What the named distributions need, themselves included, and what of it is missing or unfit."""
+def needed(prefix: Prefix, names: Iterable[str], without: Sequence[str] = ()) -> tuple[set[str], list[str]]:
+    """What the named distributions need, themselves included, and what of it is missing or unfit.
+
+    What only ``without`` need does not count.
+    """
     seen: set[tuple[str, tuple[str, ...]]] = set()
     unmet: list[str] = []
     queue = [(name, ()) for name in names]  # type: list[tuple[str, tuple[str, ...]]]
     while queue:
         name, extras = queue.pop()
         dist = prefix.dists.get(name)
-        if dist is None or (name, extras) in seen:
+        if dist is None or name in without or (name, extras) in seen:
             continue
         seen.add((name, extras))
         for one in prefix.requirements_of(dist, extras) or []:
@@ -140,14 +147,48 @@ def brought(names: Iterable[str]) -> set[str]:
     return {name for name in names if _BROUGHT.match(name)}
 
 
-def leftovers(prefix: Prefix, former: Iterable[str] = ()) -> list[str]:
-    """What a former build brought (by the record, or of ``former``), and nothing needs now."""
-    candidates = brought({*former, *_record(prefix).get("packages", [])}) & set(prefix.dists)
-    if not candidates:
-        return []
+def of_build(prefix: Prefix) -> set[str]:
+    """What pip put there for the CUDA of the build that is there, or (by the record) of the one before."""
+    names = brought({*needed(prefix, PACKAGES)[0], *_record(prefix).get("packages", [])})
+    return names & {dist.name for dist in prefix.pip_dists()}
+
+
+def leftovers(prefix: Prefix) -> list[str]:
+    """What a former build brought, and nothing needs now."""
+    candidates = of_build(prefix)
     kept, _ = needed(prefix, set(prefix.dists) - candidates)
-    own = {dist.name for dist in prefix.pip_dists()}
-    return sorted((candidates - kept) & own)
+    return sorted(candidates - kept)
+
+
+def surplus(prefix: Prefix, build: Iterable[str]) -> list[str]:
+    """What the build that is there brought, and neither the next ``build`` nor anything else needs."""
+    candidates = of_build(prefix)
+    kept, _ = needed(prefix, set(prefix.dists) - candidates, PACKAGES)
+    return sorted(candidates - kept - set(build))
+
+
+def damaged(prefix: Prefix, going: Iterable[str] = ()) -> dict[str, str]:
+    """The distributions of the build that lack a library, or will without ``going``, and which.
+
+    The packages of CUDA 12 and 13 have other names and in part the same files.
+    """
+    lost = {file for name in going for file in _libraries(prefix.dists[name])}
+    own = of_build(prefix) | ({*PACKAGES} & {dist.name for dist in prefix.pip_dists()})
+    found = {}
+    for name in sorted(own - set(going)):
+        site_packages = prefix.dists[name].path.parent
+        for file in _libraries(prefix.dists[name]):
+            if file in lost or not (site_packages / file).exists():
+                found[name] = file
+                break
+    return found
+
+
+def _libraries(dist: Dist) -> list[str]:
+    try:
+        return [file for file in dist.files() if re.search(r"\.so(\.[\d.]+)?\Z", file)]
+    except (OSError, ValueError):
+        return []
 
 
 def of_other_method(wanted: Planned, prefix: Prefix) -> tuple[list[str], list[str]]:
@@ -155,6 +196,35 @@ def of_other_method(wanted: Planned, prefix: Prefix) -> tuple[list[str], list[st
     if wanted.requirements:
         return [name for name in _CONDA_NAMES if name in prefix.conda], []
     return [], sorted(one.name for one in prefix.pip_dists() if one.name in PACKAGES)
+
+
+def conda_surplus(prefix: Prefix) -> list[str]:
+    """The packages of conda that are CUDA for torch's, and that nothing else needs and nobody asked for."""
+    depends = {name: _depends(prefix.meta(record)) for name, record in prefix.conda.items()}
+
+    def closure(names: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        queue = [name for name in names if name in depends]
+        while queue:
+            name = queue.pop()
+            if name not in found:
+                found.add(name)
+                queue += [one for one in depends[name] if one in depends]
+        return found
+
+    own = closure(_CONDA_NAMES)
+    candidates = {name for name in own if _CUDA_OF_CONDA.match(name)} - _requested(prefix)
+    return sorted(candidates - closure(set(depends) - candidates - {*_CONDA_NAMES}))
+
+
+def _depends(meta: dict[str, Any]) -> list[str]:
+    return [str(one).split()[0].lower() for one in meta.get("depends") or []]
+
+
+def _requested(prefix: Prefix) -> set[str]:
+    """The names that somebody gave to conda, by its history."""
+    lines = re.findall(r"^# update specs: (.*)$", _read(prefix.path / "conda-meta" / "history") or "", re.M)
+    return {name.lower() for line in lines for name in re.findall(r"['\"](?:[^'\"]*::)?([\w.-]+)", line)}
 
 
 def drift(wanted: Planned, prefix: Prefix) -> list[str]:
@@ -184,6 +254,7 @@ def drift(wanted: Planned, prefix: Prefix) -> list[str]:
             reasons.append(f"torch is built for {_cuda_name(cuda)}; planned: {_cuda_name(expected)}")
     if wanted.requirements and not reasons:
         reasons += needed(prefix, PACKAGES)[1]
+        reasons += [f"{name} lacks {file}" for name, file in damaged(prefix).items()]
     reasons += [f"{name} is left of a former build of torch" for name in leftovers(prefix)]
     if not reasons and not constrained(prefix):
         reasons.append("nothing keeps pip from replacing the build")

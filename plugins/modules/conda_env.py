@@ -174,6 +174,12 @@ options:
       - Group whose members may change the environment. Its directories become writable for the group; files
         may be links into the cache of packages and stay as they are.
     type: str
+  tentative:
+    description:
+      - Whether to leave, after a change, the copy of the environment as it was, for
+        M(torchfleet.gpu.torch_env) to drop or put back. A run without this puts it back.
+    type: bool
+    default: false
   timeout:
     description:
       - Seconds after which one run of conda, uv or pip is ended.
@@ -628,7 +634,7 @@ class CondaEnv:
             if self.protected and not self.take_back() and isinstance(error, Failure):
                 raise Failure(error.code, f"{error} The environment was put back as it was.") from error
             raise
-        if self.protected:
+        if self.protected and not self.module.params["tentative"]:
             self.snapshot.drop()
         self.journal.remove()
         return changed
@@ -1430,6 +1436,7 @@ def main() -> None:
             "cache_dir": {"type": "path"},
             "owner": {"type": "str"},
             "group": {"type": "str"},
+            "tentative": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 7200},
             "lock_timeout": {"type": "int", "default": 600},
         },

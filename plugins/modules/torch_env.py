@@ -35,6 +35,12 @@ options:
     description: Whether to change nothing, and to report as RV(environments) what differs.
     type: bool
     default: false
+  tentative:
+    description:
+      - Whether M(torchfleet.gpu.conda_env) has begun the change, with its option of this name. A copy of an
+        environment as it was is then dropped when the build works, else put back.
+    type: bool
+    default: false
   conda_prefix:
     description: Path of the base installation of conda.
     type: path
@@ -133,6 +139,10 @@ environments:
       type: list
       elements: str
       returned: always
+    exists:
+      description: Whether there is an environment of that name.
+      type: bool
+      returned: always
     python:
       description: Whether it has the planned Python, without which it must be made first.
       type: bool
@@ -223,6 +233,7 @@ class Ready(NamedTuple):
     name: str
     wheels: list[Wheel]
     need: Need
+    surplus: list[str]  # what goes before it
 
 
 class Progress:
@@ -274,6 +285,9 @@ class Change:
         self.tried: list[str] = []
         self.code = "not_found"
         self.lock = lock
+        # Changed by conda_env, which left the way back to this run.
+        self.begun = self.params["tentative"] and self.snapshot.pending()
+        self.protected = self.begun
 
     # -- what it takes
 
@@ -311,13 +325,19 @@ class Change:
 
     def prepare_pip(self, number: int, source: pip_cli.Source) -> Ready:
         if not self.host.uv:
-            return Ready(number, source.name, [], self.host.estimate(self.wanted))
+            return Ready(number, source.name, [], self.host.estimate(self.wanted), self.going())
         # Before uv, which would follow a redirect to anywhere.
         offered = [url for place in source.find_links for url in wheels.links(self.host.web, place)]
         if source.index_url and not source.find_links:
             peek(self.host.web, f"{source.index_url.rstrip('/')}/torch/", 1)
-        stdout, stderr = self.run_uv("install", source, ["--dry-run", *self.reinstall(), "--", *self.texts()])
-        releases = [one.split("==", 1) for one in pip_cli.would_install(stdout, stderr)]
+        # All that the build needs for its CUDA, what is there already too.
+        again = reinstall_options(sorted(torch_build.of_build(self.prefix)))
+        options = ["--dry-run", *self.reinstall(), *again, "--", *self.texts()]
+        stdout, stderr = self.run_uv("install", source, options)
+        build = [one.split("==", 1) for one in pip_cli.would_install(stdout, stderr)]
+        going = torch_build.surplus(self.prefix, [normalise(name) for name, _ in build])
+        there = self.untouched(going)
+        releases = [one for one in build if there.get(normalise(one[0])) != one[1]]
         found = self.flat(offered, releases)
         rest = [one for one in releases if normalise(one[0]) not in {wheel.name for wheel in found}]
         if rest:
@@ -329,7 +349,7 @@ class Change:
         if missing:
             raise Failure("not_found", "no wheel of {}".format(", ".join(sorted(missing))))
         found = wheels.measured(self.host.web, found)
-        return Ready(number, source.name, found, self.host.need(found, self.path))
+        return Ready(number, source.name, found, self.host.need(found, self.path), going)
 
     def flat(self, offered: Sequence[str], releases: Sequence[Sequence[str]]) -> list[Wheel]:
         """A flat listing has no hashes: to make a lock of it uv would fetch everything that is in it."""
@@ -355,15 +375,37 @@ class Change:
             if rows.get("LINK")
             else Need(0, 0, 0)
         )
-        return Ready(number, source.name, [], need)
+        return Ready(number, source.name, [], need, self.going())
+
+    def going(self) -> list[str]:
+        """What goes before pip or conda, which do not tell what the build will need of it."""
+        torch = self.prefix.dists.get("torch")
+        version = torch.version if torch else None
+        replaced = (
+            any(not one.satisfied(version, None) for one in self.wanted.requirements if one.name == "torch")
+            or torch_build.damaged(self.prefix)
+            or torch_build.of_other_method(self.wanted, self.prefix)[1]
+            or self.reinstall()
+        )
+        return torch_build.surplus(self.prefix, ()) if replaced else torch_build.leftovers(self.prefix)
+
+    def untouched(self, going: Sequence[str]) -> dict[str, str]:
+        """The versions of what the build has for its CUDA that is whole, also when ``going`` are gone."""
+        if self.interrupted():
+            return {}
+        broken = torch_build.damaged(self.prefix, going)
+        whole = torch_build.of_build(self.prefix) - set(broken)
+        return {name: self.prefix.dists[name].version for name in whole}
 
     def reinstall(self) -> list[str]:
         """A build of the right version that is not the right one, such as a CPU build from PyPI."""
         if self.interrupted():
             return ["--reinstall"]
+        again = {*torch_build.PACKAGES} & {*torch_build.damaged(self.prefix)}
         cuda = torch_build.cuda_of(self.prefix.dists.get("torch"))
-        wrong = cuda is not None and cuda != (self.wanted.cuda or "cpu")
-        return ["--reinstall-package", "torch"] if wrong else []
+        if cuda is not None and cuda != (self.wanted.cuda or "cpu"):
+            again.add("torch")
+        return reinstall_options(sorted(again))
 
     def texts(self) -> list[str]:
         return [one.text for one in self.wanted.requirements]
@@ -371,10 +413,12 @@ class Change:
     # -- doing it
 
     def interrupted(self) -> bool:
-        return self.snapshot.leftovers() or self.journal.read() is not None
+        return not self.begun and (self.snapshot.leftovers() or self.journal.read() is not None)
 
     def recover(self) -> None:
         """Takes back what a killed run had begun, and removes what it left."""
+        if self.begun:
+            return
         if self.snapshot.pending():
             self.snapshot.restore()
             self.journal.remove()
@@ -397,23 +441,24 @@ class Change:
                 ready = self.prepare(ready.source + 1)
                 self.host.check_disk([self], [ready])
         before = self.prefix
-        protected = self.snapshot.possible()
-        if protected:
+        if not self.protected and self.snapshot.possible():
             self.snapshot.take()
-        else:
+            self.protected = True
+        if not self.protected:
             self.journal.write("pip")
-        try:
-            self.install(ready, before)
-        except BaseException as error:
-            if protected:
-                self.snapshot.restore()
-                if isinstance(error, Failure):
-                    raise Failure(error.code, f"{error} The environment was put back as it was.") from error
-            raise
-        if protected:
+        self.install(ready, before)
+        if self.protected:
             self.snapshot.drop()
+            self.protected = False
         self.journal.remove()
         return self.told(ready, before)
+
+    def take_back(self) -> bool:
+        """Whether there was anything to take back."""
+        protected, self.protected = self.protected, False
+        if protected:
+            self.snapshot.restore()
+        return protected
 
     def told(self, ready: Ready, before: Prefix) -> dict[str, Any]:
         if self.tried:
@@ -448,12 +493,13 @@ class Change:
         store.fetch(self.host.web, [wheel for wheel in ready.wheels if wheel.remote])
 
     def install(self, ready: Ready, before: Prefix) -> None:
-        former, _ = torch_build.needed(before, torch_build.PACKAGES)
         by_conda, by_pip = torch_build.of_other_method(self.wanted, before)
         if by_conda:
-            self.run_conda("remove", None, ["--force-remove", *by_conda])
-        if by_pip:
-            self.uninstall(by_pip)
+            names = sorted({*by_conda, *torch_build.conda_surplus(before)})
+            self.run_conda("remove", None, ["--force-remove", *names])
+        # Before the new ones come: they have files in common.
+        if by_pip or ready.surplus:
+            self.uninstall([*by_pip, *ready.surplus])
         self.host.progress.phase(
             self.wanted.name, "installing", ready.need.fetch or None, self.counter(ready)
         )
@@ -463,14 +509,10 @@ class Change:
             self.install_wheels(ready)
         elif self.host.uv is None:
             self.install_with_pip(self.wanted.pip_sources[ready.source])
-        after = Prefix(self.path)
-        surplus = torch_build.leftovers(after, former)
-        if surplus:
-            self.uninstall(surplus)
-        after = Prefix(self.path)
-        torch_build.record(after)
-        torch_build.constrain(after)
+        torch_build.constrain(Prefix(self.path))
+        # By the former record what is left over is found.
         self.verify(Prefix(self.path))
+        torch_build.record(Prefix(self.path))
 
     def counter(self, ready: Ready) -> Any:
         """What grows while conda or pip fetches; they do not say how far they are."""
@@ -513,7 +555,8 @@ class Change:
     def install_wheels(self, ready: Ready) -> None:
         store = self.host.store
         places = sorted({str(store.directory(wheel)) for wheel in ready.wheels})
-        arguments = ["--no-deps", "--no-index", "--offline", *self.reinstall()]
+        arguments = ["--no-deps", "--no-index", "--offline"]
+        arguments += reinstall_options([wheel.name for wheel in ready.wheels])
         arguments += [word for place in places for word in ("--find-links", place)]
         if self.host.linked:
             arguments += ["--link-mode", "hardlink"]
@@ -643,25 +686,34 @@ class TorchEnv:
                 change.recover()
                 before += [f"{wanted.name} {line}" for line in torch_build.listing(change.prefix)]
                 # Another run may have made it what it should be, or what was taken back was that.
-                if torch_build.drift(wanted, change.prefix):
+                if change.begun or torch_build.drift(wanted, change.prefix):
                     changes.append(change)
-            readies = [change.prepare() for change in changes]
-            # All of it before the first download, so that no environment is left half way.
-            self.check_disk(changes, readies)
-            for change, ready in zip(changes, readies):
-                by_name[change.wanted.name].update(change.run(ready))
+            try:
+                readies = [change.prepare() for change in changes]
+                # All of it before the first download, so that no environment is left half way.
+                self.check_disk(changes, readies)
+                for change, ready in zip(changes, readies):
+                    by_name[change.wanted.name].update(change.run(ready))
+            except BaseException as error:
+                taken_back = [change for change in changes if change.take_back()]
+                if taken_back and isinstance(error, Failure):
+                    raise Failure(error.code, f"{error} The environment was put back as it was.") from error
+                raise
         self.leave(True, rows, before)
 
     def row(self, wanted: Planned) -> dict[str, Any]:
         change = Change(self, wanted, None)
-        pending = change.snapshot.pending()
+        pending = change.snapshot.pending() and not change.begun
         prefix = Prefix(str(change.snapshot.path)) if pending else change.prefix
         drift = torch_build.drift(wanted, prefix)
+        if change.begun:
+            drift.insert(0, "the change of its Python is not finished")
         if change.interrupted():
             drift.insert(0, "an earlier change of it was interrupted")
         python = prefix.conda.get("python")
         fits = bool(python and (python.version + ".").startswith(wanted.python + "."))
-        return {"name": wanted.name, "drift": drift, "python": fits, "pip": "pip" in prefix.dists}
+        has = {"exists": prefix.whole, "python": fits, "pip": "pip" in prefix.dists}
+        return {"name": wanted.name, "drift": drift, **has}
 
     # -- disk
 
@@ -736,6 +788,10 @@ class TorchEnv:
         raise AssertionError("exit_json came back")
 
 
+def reinstall_options(names: Sequence[str]) -> list[str]:
+    return [word for name in names for word in ("--reinstall-package", name)]
+
+
 def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
@@ -753,6 +809,7 @@ def main() -> None:
             "environments": {"type": "list", "elements": "dict", "required": True},
             "prefix": {"type": "path", "required": True},
             "judge": {"type": "bool", "default": False},
+            "tentative": {"type": "bool", "default": False},
             "conda_prefix": {"type": "path", "default": "/opt/miniconda3"},
             "channels": {"type": "list", "elements": "str", "default": []},
             "uv": {"type": "path"},

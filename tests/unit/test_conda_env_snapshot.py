@@ -228,6 +228,17 @@ def test_a_failure_in_the_pip_part_takes_the_conda_part_back(host: Host) -> None
     assert contents(host.env()) == before
 
 
+def test_a_tentative_change_leaves_the_way_back(host: Host) -> None:
+    add_conda(host.env(), "six-1.17.0-0")
+    before = contents(host.env())
+    host.answers("{}", effect=lambda: add_conda(host.env(), *linked("create")))
+    assert host(packages=["wheel"], tentative=True)["changed"] is True
+    snapshot = Snapshot(str(host.env()))
+    assert snapshot.pending() and contents(snapshot.path) == before
+    assert host(packages=["six"])["changed"] is True  # no one has finished it
+    assert contents(host.env()) == before and host.leftovers() == []
+
+
 def test_a_failed_solve_does_not_touch_the_environment(host: Host) -> None:
     add_conda(host.env(), "six-1.17.0-0")
     inode = host.env().stat().st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,31 +101,63 @@ def test_another_python(prefix: Path) -> None:
 
 def test_two_sets_of_nvidia_packages_are_found(prefix: Path) -> None:
     built(prefix)
-    former, _ = torch_build.needed(Prefix(str(prefix)), ["torch"])
     distribution(prefix, "nvidia-ml-py", "12.0")  # a user's own
-    for path in [*prefix.rglob("torch-2.7.1+cu126.dist-info/*")]:
-        path.unlink()
-    next(prefix.rglob("torch-2.7.1+cu126.dist-info")).rmdir()
+    assert torch_build.surplus(Prefix(str(prefix)), ["nvidia-cublas", "triton"]) == ["nvidia-cublas-cu12"]
+    assert torch_build.surplus(Prefix(str(prefix)), []) == ["nvidia-cublas-cu12", "triton"]
+    without_torch(prefix)
     torch(prefix, "2.14.1+cu130", "13.0", "nvidia-cublas==13.1", "triton==3.3")
     distribution(prefix, "nvidia-cublas", "13.1")
-    assert former >= {"nvidia-cublas-cu12", "triton"}
-    # Of the record, as after somebody's own pip install; and of what was there before a change.
+    # As after somebody's own pip install.
     assert torch_build.leftovers(Prefix(str(prefix))) == ["nvidia-cublas-cu12"]
     assert "nvidia-cublas-cu12 is left of a former build of torch" in drift(
         prefix, requirements=["torch==2.14.1+cu130"], cuda="13.0"
     )
     settle(prefix)
     assert torch_build.leftovers(Prefix(str(prefix))) == []
-    assert torch_build.leftovers(Prefix(str(prefix)), former) == ["nvidia-cublas-cu12"]
+
+
+def without_torch(prefix: Path) -> None:
+    for path in [*prefix.rglob("torch-2.7.1+cu126.dist-info/*")]:
+        path.unlink()
+    next(prefix.rglob("torch-2.7.1+cu126.dist-info")).rmdir()
 
 
 def test_what_others_need_is_not_left_over(prefix: Path) -> None:
     built(prefix)
     distribution(prefix, "cupy", "1", "nvidia-cublas-cu12")
-    former = {"nvidia-cublas-cu12", "triton", "torch"}
-    for path in [*prefix.rglob("torch-2.7.1+cu126.dist-info/*")]:
-        path.unlink()
-    assert torch_build.leftovers(Prefix(str(prefix)), former) == ["triton"]
+    distribution(prefix, "lightning", "2", "torch")
+    assert torch_build.surplus(Prefix(str(prefix)), []) == ["triton"]
+    without_torch(prefix)
+    assert torch_build.leftovers(Prefix(str(prefix))) == ["triton"]
+
+
+def library(prefix: Path, name: str, version: str, file: str) -> Path:
+    (info,) = prefix.rglob(f"{name.replace('-', '_')}-{version}.dist-info")
+    with (info / "RECORD").open("a") as record:
+        record.write(f"{file},sha256=x,9\n")
+    path: Path = info.parent / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_packages_of_two_cudas_share_files(prefix: Path) -> None:
+    built(prefix)
+    distribution(prefix, "nvidia-cudnn-cu13", "9.15")
+    distribution(prefix, "nvidia-cudnn-cu12", "9.5")
+    file = "nvidia/cudnn/lib/libcudnn.so.9"
+    shared = library(prefix, "nvidia-cudnn-cu13", "9.15", file)
+    library(prefix, "nvidia-cudnn-cu12", "9.5", file)
+    without_torch(prefix)
+    torch(prefix, "2.7.1+cu126", "12.6", "nvidia-cudnn-cu12==9.5", "nvidia-cudnn-cu13==9.15")
+    settle(prefix)
+    there = Prefix(str(prefix))
+    assert torch_build.damaged(there) == {}
+    assert torch_build.damaged(there, ["nvidia-cudnn-cu13"]) == {"nvidia-cudnn-cu12": file}
+    assert drift(prefix) == []
+    shared.unlink()
+    assert set(torch_build.damaged(Prefix(str(prefix)))) == {"nvidia-cudnn-cu12", "nvidia-cudnn-cu13"}
+    assert drift(prefix)[0] == f"nvidia-cudnn-cu12 lacks {file}"
 
 
 def test_constraints_pin_the_build_and_what_it_brought(prefix: Path) -> None:
@@ -190,3 +223,20 @@ def test_a_change_of_the_method_is_seen_both_ways(prefix: Path) -> None:
 def test_a_plan_that_cannot_be(prefix: Path, change: dict[str, Any], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         wanted(prefix.parent, **change)
+
+
+def test_the_cuda_of_conda_goes_with_its_torch(prefix: Path) -> None:
+    needs = {
+        "pytorch-2.12.1-cuda129_0": ["python", "libcublas >=12.9", "cudnn", "libcurl", "numpy", "nccl"],
+        "libcublas-12.9-0": ["cuda-version"],
+        **{"cudnn-9.1-0": ["cuda-version"], "cuda-version-12.9-0": [], "nccl-2.2-0": []},
+        **{"libcurl-8.0-0": [], "numpy-2.0-0": [], "cupy-13.0-0": ["nccl", "python"]},
+    }
+    add_conda(prefix, *needs)
+    for dist, depends in needs.items():
+        path = prefix / "conda-meta" / f"{dist}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "depends": depends}))
+    assert torch_build.conda_surplus(Prefix(str(prefix))) == ["cuda-version", "cudnn", "libcublas"]
+    history = '==> now <==\n# cmd: conda install cudnn\n# update specs: ["conda-forge::cudnn=9"]\n'
+    (prefix / "conda-meta" / "history").write_text(history)
+    assert torch_build.conda_surplus(Prefix(str(prefix))) == ["libcublas"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.torchfleet.gpu.plugins.module_utils import wheels
 from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_prefix import Prefix
+from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_snapshot import Snapshot
 from ansible_collections.torchfleet.gpu.plugins.modules import torch_env
 from test_conda_env import Exit, add_conda
 from test_pytorch_build import built, settle, torch
@@ -33,6 +35,7 @@ class Host:
         self.size = 1000
         self.problems: list[dict[str, str]] = []
         self.install: Callable[[], object] = lambda: None
+        self.uninstalls = True
         (root / "bin").mkdir()
         self.prefix = root / "envs" / "torch"
         monkeypatch.setattr(torch_env, "peek", lambda web, url, count: b"")
@@ -58,13 +61,18 @@ class Host:
             return 0, LOCK.format(size=self.size, sha="a" * 64), ""
         if "install" in words:
             self.install()
+        if "uninstall" in words and self.uninstalls:
+            for name in words[words.index("--python") + 2 :]:
+                for info in self.prefix.rglob(f"{name.replace('-', '_')}-*.dist-info"):
+                    shutil.rmtree(info)
         return 0, "", ""
 
-    def __call__(self, check: bool = False, **options: Any) -> Result:
+    def __call__(self, check: bool = False, row: dict[str, Any] | None = None, **options: Any) -> Result:
         row = {
             **{"name": "torch", "python": "3.11", "torch": "2.14.1", "variant": "cu130", "cuda": "13.0"},
             "requirements": ["torch==2.14.1+cu130"],
             "sources": [{"name": "nju", "method": "pip", "index_url": "https://x/whl/cu130"}],
+            **(row or {}),
         }
         arguments = {"environments": [row], "prefix": str(self.root / "envs"), "uv": "/opt/uv", **options}
         arguments.setdefault("cache_dir", str(self.root / "cache"))
@@ -102,11 +110,16 @@ def right(host: Host) -> None:
     torch(host.prefix, "2.14.1+cu130", "13.0")
 
 
+def replace(host: Host) -> None:
+    for path in host.prefix.rglob("torch-2.7.1+cu126.dist-info/*"):
+        path.unlink()
+    right(host)
+
+
 def test_what_is_as_planned_starts_nothing(host: Host) -> None:
     right(host)
     settle(host.prefix)
-    for options in ({}, {"judge": True}, {"check": True}):
-        result = host(**options)
+    for result in (host(), host(judge=True), host(check=True)):
         assert (result["changed"], host.commands, host.fetched) == (False, [], [])
     assert not (host.root / "cache").exists()
 
@@ -131,6 +144,29 @@ def test_all_is_known_and_fetched_before_the_environment_is_touched(host: Host) 
     assert host()["changed"] is False
 
 
+def test_what_only_the_former_build_needs_goes_first(host: Host) -> None:
+    built(host.prefix)
+    host.install = lambda: replace(host)
+    host.uninstalls = False
+    result = host()
+    assert result["code"] == "not_converged" and "triton is left of a former build" in result["msg"]
+    dry, _, *changes = host.commands
+    again = [dry[at + 1] for at, word in enumerate(dry) if word == "--reinstall-package"]
+    assert again == ["torch", "nvidia-cublas-cu12", "triton"]
+    assert [one[2] for one in changes] == ["uninstall", "install"]
+    assert changes[0][-2:] == ["nvidia-cublas-cu12", "triton"]
+    assert "--reinstall-package torch" in " ".join(changes[1])
+
+
+def test_pip_removes_nothing_where_torch_stays(host: Host) -> None:
+    built(host.prefix)
+    (host.prefix / "torchfleet-constraints.txt").unlink()
+    former = {"torch": "2.7.1", "variant": "cu126", "cuda": "12.6", "requirements": ["torch==2.7.1+cu126"]}
+    result = host(row=former, uv=None)
+    assert result["changed"], result
+    assert not [one for one in host.commands if "uninstall" in one]
+
+
 def test_a_disk_that_is_short_is_refused_with_the_numbers(host: Host) -> None:
     host.size = 10**15
     result = host(ratio={"torch": 2.0}, reserve=10**9)
@@ -149,12 +185,7 @@ def test_a_build_that_fails_its_probe_is_taken_back(host: Host) -> None:
     built(host.prefix)
     before = sorted(str(path) for path in host.prefix.rglob("*"))
 
-    def replace() -> None:
-        for path in host.prefix.rglob("torch-2.7.1+cu126.dist-info/*"):
-            path.unlink()
-        right(host)
-
-    host.install = replace
+    host.install = lambda: replace(host)
     host.problems = [
         {"code": "import_failed", "what": "no", "found": "x", "expected": "y", "fix": "z"},
         {"code": "no_driver", "what": "driver", "found": "x", "expected": "y", "fix": "z"},
@@ -192,3 +223,33 @@ def test_a_run_that_was_killed_is_taken_back_first(host: Host) -> None:
     failed = host()
     assert failed["code"] == "not_converged"
     assert Prefix(str(host.prefix)).dists["torch"].version == "2.7.1+cu126"
+
+
+def test_a_python_that_was_exchanged_comes_back_with_torch(host: Host) -> None:
+    built(host.prefix)
+    before = sorted(str(path) for path in host.prefix.rglob("*"))
+    Snapshot(str(host.prefix)).take()  # as conda_env leaves it with tentative
+    (host.prefix / "conda-meta" / "python-3.11.7-h1_0.json").unlink()
+    shutil.rmtree(host.prefix / "lib")
+    add_conda(host.prefix, "python-3.12.1-h1_0")
+    host.problems = [{"code": "import_failed", "what": "no", "found": "", "expected": "", "fix": ""}]
+    host.install = lambda: right(host)
+    result = host(row={"python": "3.12"}, tentative=True)
+    assert result["code"] == "probe" and "put back as it was" in result["msg"]
+    assert sorted(str(path) for path in host.prefix.rglob("*")) == before
+
+
+def test_a_python_that_was_exchanged_stays_with_torch(host: Host) -> None:
+    Snapshot(str(host.prefix)).take()
+    host.install = lambda: right(host)
+    assert host(tentative=True)["changed"] is True
+    assert not Snapshot(str(host.prefix)).leftovers()
+
+
+def test_a_source_that_fails_takes_the_exchanged_python_back(host: Host) -> None:
+    Snapshot(str(host.prefix)).take()
+    (host.prefix / "new").touch()
+    host.size = 10**15
+    result = host(tentative=True)
+    assert result["code"] == "disk" and "put back as it was" in result["msg"]
+    assert not (host.prefix / "new").exists() and not Snapshot(str(host.prefix)).leftovers()

@@ -107,6 +107,11 @@ def test_a_device_that_failed_is_checked_no_further(python: str) -> None:
             "cudnn_failed",
             "CUDNN_STATUS_X",
         ),
+        (
+            {"torchvision": "0.25.0", "act": {"nms cuda:1": ["RuntimeError", "no operator nms"]}},
+            "torchvision_failed",
+            "no operator nms",
+        ),
         ({"act": {"all_reduce": ["RuntimeError", "NCCL Error 2"]}}, "nccl_failed", "NCCL Error 2"),
         ({"short": True}, "nccl_failed", "differs from the CPU"),
         ({"cudnn": None}, "cudnn_missing", "is None"),
@@ -436,6 +441,11 @@ def cuinit(code: int) -> Json:
         ({"cuda_visible_devices": "-1"}, "hidden_by_CUDA_VISIBLE_DEVICES", "'-1'"),
         ({"nodes": {}}, "device_nodes", "missing: /dev/nvidiactl"),
         ({"nodes": {}, "container": True}, "container_without_gpu", "no /dev/nvidia*"),
+        (
+            {"nodes": {}, "container": True, "init_error": NO_DRIVER, "libcuda": ABSENT},
+            "container_without_gpu",
+            "the host's kernel has the driver",
+        ),
         ({"nodes": BARRED}, "device_nodes", "not permitted: /dev/nvidiactl"),
         ({"init_error": "RuntimeError: CUDA unknown error"}, "cuda_init_failed", "unknown error"),
     ],

@@ -15,6 +15,7 @@ UV = "/opt/torchfleet/uv/0.13.9/bin/uv"
 CACHE = "/opt/torchfleet/cache"
 SITE = "https://wheels.torchfleet.test/made"
 BUNDLE = "/srv/bundle"
+CUDNN = "lib/python3.11/site-packages/nvidia/cudnn/lib/libcudnn.so.9"
 Run = Callable[..., dict[str, Any]]
 
 
@@ -106,8 +107,11 @@ def test_a_change_leaves_no_second_set_and_keeps_what_users_installed(host: Any,
     assert installed(host)["triton"] == "3.5.1" and "einops" in installed(host)
     (row,) = done["environments"]
     assert "nvidia-cublas-cu12==12.6.4.1" in row["packages"]["uninstall"]
+    # cuDNN for CUDA 12 and for 13 are one file.
+    assert host.file(f"{PREFIX}/{CUDNN}").content_string == "9.15.1.9"
     trial(links("flat"))
     assert of_nvidia(host) == {"nvidia-cublas-cu12", "nvidia-cudnn-cu12"}
+    assert host.file(f"{PREFIX}/{CUDNN}").content_string == "9.5.1.17"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +184,19 @@ def test_drift_is_told_and_mended(host: Any, trial: Run) -> None:
     assert installed(host)["torch"] == "2.14.1+cu130"
     assert trial(links("flat"))["changed"]
     assert of_nvidia(host) == {"nvidia-cublas-cu12", "nvidia-cudnn-cu12"}
+    # Its own was there all the time, with the file of the other one in it.
+    assert host.file(f"{PREFIX}/{CUDNN}").content_string == "9.5.1.17"
+
+
+def test_a_library_that_was_lost_is_put_back(host: Any, trial: Run) -> None:
+    trial(links("flat"))
+    host.check_output("rm %s", f"{PREFIX}/{CUDNN}")
+    judged = trial(links("flat"), judge=True)
+    file = CUDNN.partition("site-packages/")[2]
+    assert judged["environments"][0]["drift"] == [f"nvidia-cudnn-cu12 lacks {file}"]
+    assert trial(links("flat"))["changed"]
+    assert host.file(f"{PREFIX}/{CUDNN}").content_string == "9.5.1.17"
+    assert not trial(links("flat"))["changed"]
 
 
 def test_a_disk_that_is_short_is_refused_before_the_first_download(host: Any, trial: Run) -> None:
@@ -237,6 +254,7 @@ def test_pip_where_uv_cannot_be_had(host: Any, trial: Run) -> None:
     done = trial(links("flat"), uv=None, sizes={"cu": {"wheels": 1000, "unpacked": 2000}})
     assert done["changed"] and done["environments"][0]["need"]["fetch"] == 1000, done
     assert installed(host)["torch"] == "2.7.1+cu126"
+    assert host.file(f"{PREFIX}/{CUDNN}").content_string == "9.5.1.17"
     assert of_nvidia(host) == {"nvidia-cublas-cu12", "nvidia-cudnn-cu12"}
 
 
@@ -277,5 +295,33 @@ def test_a_cpu_build_is_no_substitute(host: Any, trial: Run) -> None:
 def test_back_from_conda_to_wheels(host: Any, trial: Run) -> None:
     done = trial(links("flat"))
     assert done["changed"], done
-    assert "pytorch-2.12.1" not in host.check_output("ls %s/conda-meta", PREFIX)
+    left = host.check_output("ls %s/conda-meta", PREFIX)
+    # Its CUDA goes with it; what is not CUDA may serve its owner.
+    assert not [one for one in ("pytorch-2", "libcublas-12", "cuda-version-12") if one in left]
+    assert "made-1.0" in left
     assert installed(host)["torch"] == "2.7.1+cu126"
+
+
+COURSE = {"torch": "2.0.0", "variant": "cu117", "cuda": "11.7", "requirements": []}
+
+
+def frozen(nvidia: str, name: str = "frozen") -> dict[str, Any]:
+    """The course's build, as the planner asks for it (tests/unit/test_planner_drivers.py)."""
+    specs = ["pytorch=2.0.0=*cuda11.7*", "torchvision=0.15.0=*cu117*", "torchaudio=2.0.0=*cu117*"]
+    channels = [f"{SITE}/frozen", f"{SITE}/{nvidia}"]
+    return {
+        **{"name": name, "kind": "pytorch-channel", "method": "conda", "channels": channels},
+        **{"specs": [*specs, "pytorch-cuda=11.7"], "cuda": "11.7"},
+    }
+
+
+def test_the_frozen_channel_takes_cuda_from_a_mirror_that_has_it(host: Any, trial: Run) -> None:
+    trial(links("flat"))
+    done = trial(frozen("no-such-channel", "bad"), frozen("nvidia", "good"), **COURSE)
+    (row,) = done["environments"]
+    assert row["source"] == "good" and "no-such-channel" in row["failures"][0], row
+    listed = host.check_output("ls %s/conda-meta", PREFIX)
+    for one in ("pytorch-2.0.0-py3.11_cuda11.7", "torchvision-0.15.0-py311_cu117", "cuda-cudart-11.7.99"):
+        assert one in listed
+    assert of_nvidia(host) == set()
+    assert not trial(frozen("nvidia"), **COURSE)["changed"]
