@@ -25,6 +25,7 @@ _FILE = re.compile(r"(?P<stem>[^/\s]+)(?:\.conda|\.tar\.bz2)\Z")
 _MIRRORED = re.compile(
     r"https?://(?:[^/]+/(?:[^/]+/)*anaconda/(?:(?P<pkgs>pkgs/[^/]+)|cloud/(?P<cloud>[^/]+))"
     r"|repo\.anaconda\.com/(?P<repo>pkgs/[^/]+)|conda\.anaconda\.org/(?P<org>[^/]+))\Z"
+    r"|file:///(?:[^/]+/)*anaconda/(?:(?P<bundled>pkgs/[^/]+)|cloud/(?P<bundled_cloud>[^/]+))\Z"
 )
 _MACHINES = {
     "x86_64": "linux-64",

@@ -447,3 +447,25 @@ def test_a_report_needs_no_mirror(site: Site) -> None:
     done = site.play("playbooks/report.yml", {"gpu01": {**dead, **verdict}})
     assert done.returncode == 0, done.stdout
     assert re.search(r"^\s+gpu01 .*not verified; planned: torch 2\.15\.0 cu132", done.stdout, re.MULTILINE)
+
+
+def test_a_bundle_is_the_only_source_and_preflight_names_what_it_lacks(site: Site) -> None:
+    place = site.path / "bundle"
+    place.mkdir()
+    host = {"preflight_truth": {**truth("hopper"), "gpus": []}, "preflight_probe_mirrors": True}
+    there = {"mirrors_bundle": str(place)}
+    message = judged(site.play("playbooks/plan.yml", {"cpu01": {**host, **there}}).stdout)
+    assert "no readable manifest.json" in message and str(place) in message
+    wheels = {"files": ["wheels/torch.whl"], "carries": ["torch==2.13.0+cpu"], "digest": ""}
+    manifest = {
+        "torchfleet_bundle": 1,
+        "complete": True,
+        "channels": ["pkgs/main"],
+        "requests": {"torch 2.13.0 cpu for Python 3.11 on x86_64-manylinux_2_36": wheels},
+        "files": {"wheels/torch.whl": {"size": 3, "sha256": "0" * 64}},
+    }
+    (place / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    message = " ".join(judged(site.play("playbooks/plan.yml", {"cpu01": {**host, **there}}).stdout).split())
+    assert "does not carry uv " in message and "does not carry the installer Miniconda3" in message
+    assert "missing or cut: wheels/torch.whl" in message
+    assert "does not carry torch" not in message and "mirrors_pypi_urls" not in message
