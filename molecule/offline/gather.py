@@ -76,7 +76,9 @@ def killed(state: Path) -> None:
             break
         time.sleep(0.1)
     os.killpg(run_.pid, signal.SIGKILL)
-    on_host("pkill", "-KILL", "-f", "AnsiballZ_bundle")
+    # On the host it is the process that writes the file.
+    writes = "ls -l $p/fd 2>/dev/null | grep -q 'torch-.*part'"
+    on_host("sh", "-c", f"for p in /proc/[0-9]*; do {writes} && kill -9 ${{p#/proc/}}; done; true")
     run_.wait()
 
 
