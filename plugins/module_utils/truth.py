@@ -25,6 +25,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.packages import (
     packages,
 )
 from ansible_collections.torchfleet.gpu.plugins.module_utils.secure_boot import Keys, secure_boot
+from ansible_collections.torchfleet.gpu.plugins.module_utils.surroundings import clock, disks, names, user
 from ansible_collections.torchfleet.gpu.plugins.module_utils.verdict import driver_verdict
 
 Json = Dict[str, Any]
@@ -46,7 +47,9 @@ HYPERVISORS = {
 }  # fmt: skip
 
 
-def gather(host: Host, disk_paths: Sequence[str] = (), flavours: Sequence[Json] = ()) -> Json:
+def gather(
+    host: Host, disk_paths: Sequence[str] = (), flavours: Sequence[Json] = (), resolve: Sequence[str] = ()
+) -> Json:
     """The Truth; ``flavours`` are ranges of PCI ids, first to last, and what can drive their GPUs."""
     gpus, nvswitches = pci(host, flavours)
     kernel = kernels(host)
@@ -58,6 +61,9 @@ def gather(host: Host, disk_paths: Sequence[str] = (), flavours: Sequence[Json] 
         "kernel": kernel,
         "glibc": glibc(),
         "python": platform.python_version(),
+        "user": user(),
+        "clock": clock(),
+        "names": names(resolve),
         "virtualization": virtualization(host),
         "secure_boot": secure_boot(host),
         "mok": keys.report(host),
@@ -318,21 +324,3 @@ def _user(path: Path) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def disks(host: Host, paths: Sequence[str]) -> list[Json]:
-    """Space for ordinary users where each path is, or will be once its parents are made."""
-    found = []
-    for path in paths:
-        place = host.at(path)
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        stat = os.statvfs(place)
-        found.append(
-            {
-                "path": path,
-                "free_bytes": stat.f_bavail * stat.f_frsize,
-                "total_bytes": stat.f_blocks * stat.f_frsize,
-            }
-        )
-    return found

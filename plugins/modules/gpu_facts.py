@@ -12,18 +12,25 @@ version_added: 0.1.0
 author: The torchfleet contributors (@torchfleet)
 description:
   - Reads NVIDIA GPUs, the state of their driver, the kernel, Secure Boot and its keys, glibc, virtualization,
-    GPU processes and disk space from files of the kernel and the system. Asks C(rpm) where that is the
-    package manager, and C(modinfo) about modules that are compressed with zstd, which Python's standard
-    library cannot read. Needs no C(lspci), C(lsmod), C(dkms), C(mokutil) or C(nvidia-smi).
+    GPU processes, the clock and file systems from files of the kernel and the system. Asks C(rpm) where that
+    is the package manager, and C(modinfo) about modules that are compressed with zstd, which Python's
+    standard library cannot read. Needs no C(lspci), C(lsmod), C(dkms), C(mokutil) or C(nvidia-smi).
   - What is absent is reported as absent (V(null) or an empty list) and never fails the task.
   - Run it as root. Without root the processes of other users and, on some systems, Secure Boot stay unknown.
 options:
   disk_paths:
     description:
-      - Absolute paths whose file system's free and total space is reported, in bytes. A path that does not
-        exist yet stands for its nearest existing parent.
+      - Absolute paths whose file system is reported, with its free and total space in bytes, and whether it
+        is mounted read-only or noexec. A path that does not exist yet stands for its nearest existing parent.
     type: list
     elements: path
+    default: []
+  resolve:
+    description:
+      - Names that the host should resolve; its own is asked with them. What does not resolve within 5 seconds
+        for all of them is reported.
+    type: list
+    elements: str
     default: []
   flavours:
     description:
@@ -51,7 +58,7 @@ options:
 attributes:
   action:
     support: full
-    description: Gives the module the collection's table of flavours.
+    description: Gives the module the collection's table of flavours, and tells how far off the clock is.
   check_mode:
     support: full
     description: Changes nothing in any mode.
@@ -66,6 +73,7 @@ EXAMPLES = r"""
 - name: Learn what the host is
   torchfleet.gpu.gpu_facts:
     disk_paths: [/opt, /var/cache]
+    resolve: [pypi.tuna.tsinghua.edu.cn]
 
 - name: Show the state of the driver
   ansible.builtin.debug:
@@ -97,6 +105,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.truth import gather
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "disk_paths": {"type": "list", "elements": "path", "default": []},
+    "resolve": {"type": "list", "elements": "str", "default": []},
     "flavours": {
         "type": "list",
         "elements": "dict",
@@ -131,7 +140,7 @@ def main() -> None:
         module.fail_json(
             msg=f"disk_paths: found {', '.join(relative)}, expected absolute paths; write them from / on"
         )
-    truth = gather(Host(run), disk_paths, module.params["flavours"])
+    truth = gather(Host(run), disk_paths, module.params["flavours"], module.params["resolve"] or [])
     module.exit_json(changed=False, ansible_facts={"torchfleet_truth": truth})
 
 

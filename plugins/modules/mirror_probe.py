@@ -9,9 +9,10 @@ module: mirror_probe
 short_description: Find the mirrors that answer, as the host sees them
 version_added: 0.1.0
 description:
-  - For each group, an ordered list of mirrors of the same thing, finds the first that really delivers a small
-    known path, in one round trip for all groups. It reads a few kilobytes and changes nothing.
-  - A mirror answers when it delivers I(path) with I(expect) in the first 8 KiB. A login page of a captive
+  - For each group, an ordered list of mirrors of the same thing, finds the first that really delivers a
+    known path, in one round trip for all groups. It reads a few kilobytes, more by I(search_bytes), and
+    changes nothing.
+  - A mirror answers when it delivers I(path) with I(expect) near its start. A login page of a captive
     portal, an error page with status 200, or a redirect to another site is no answer.
   - By choice it measures all of them and takes a fast one; what that reads and how long it takes is bounded.
 options:
@@ -35,9 +36,13 @@ options:
         type: str
         required: true
       expect:
-        description: A text that is near the start of that path.
+        description: A text that is near the start of that path, as it is or as HTML and URLs write it.
         type: str
         required: true
+      search_bytes:
+        description: How much of the path is read at most to find that text.
+        type: int
+        default: 8192
       optional:
         description: Paths that the chosen mirror may lack; those that it does are returned as C(missing).
         type: list
@@ -97,6 +102,8 @@ groups:
     speeds: {description: "Bytes per second by URL, where they were measured.", type: dict}
 """
 
+import html
+import urllib.parse
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -112,10 +119,10 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
 )
 
 
-def _deliver(web: Web, base: str, path: str, expect: str) -> None:
-    start = peek(web, f"{base.rstrip('/')}/{path}")
-    if expect.encode() not in start:
-        raise MirrorError(f"answers, but {expect!r} is not in the first 8 KiB")
+def _deliver(web: Web, base: str, path: str, expect: str, count: int = 8192) -> None:
+    start = peek(web, f"{base.rstrip('/')}/{path}", count).decode("utf-8", "replace")
+    if expect not in start and expect not in html.unescape(urllib.parse.unquote(start)):
+        raise MirrorError(f"answers, but {expect!r} is not in the first {count >> 10} KiB")
 
 
 class Measured(NamedTuple):
@@ -130,7 +137,7 @@ def measure(web: Web, group: dict[str, Any], count: int, seconds: float) -> Meas
     for base in group["urls"]:
         url = f"{base.rstrip('/')}/{group['path']}"
         try:
-            _deliver(web, base, group["path"], group["expect"])
+            _deliver(web, base, group["path"], group["expect"], group["search_bytes"])
             speeds[base] = speed(web, url, count, seconds)
         except MirrorError as error:
             failures.append(Failure(redact(url), str(error)))
@@ -147,7 +154,7 @@ def probe(web: Web, group: dict[str, Any], sample: tuple[int, float] | None = No
     failures: list[Failure] = []
     for base in known.urls:
         try:
-            _deliver(web, base, group["path"], group["expect"])
+            _deliver(web, base, group["path"], group["expect"], group["search_bytes"])
         except MirrorError as error:
             failures.append(Failure(f"{redact(base).rstrip('/')}/{group['path']}", str(error)))
             continue
@@ -182,6 +189,7 @@ def main() -> None:
                     "urls": {"type": "list", "elements": "str", "required": True},
                     "path": {"type": "str", "required": True},
                     "expect": {"type": "str", "required": True},
+                    "search_bytes": {"type": "int", "default": 8192},
                     "optional": {"type": "list", "elements": "str", "default": []},
                 },
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import rolling, tables
@@ -27,6 +27,8 @@ APT = ("debian", "ubuntu")
 CLOUDS = {"conda-forge": "conda-forge", "pytorch-channel": "pytorch"}
 # A group of mirrors that is one of pytorch_sources; the plan can do without it.
 SOURCE = "pytorch_sources: "
+# Bytes of the page of a package: its start, and all of it (torch's on PyPI has some hundred kilobytes).
+INDEX_START, INDEX = 8192, 4 << 20
 # The groups of mirrors that a driver comes from, by the plan's repository.
 REPOSITORIES = {"nvidia": "nvidia_driver_nvidia_urls", "local": "nvidia_driver_local_repository"}
 
@@ -88,29 +90,74 @@ def mirror_groups(
             }
         )
     groups += _driver_group(plan["driver"], truth, variables)
+    groups += _installer_group(truth, variables)
     for environment in plan["environments"]:
-        chosen = {source["name"] for source in environment["sources"]}
-        for source in sequence(wished["sources"]):
-            # PyPI is asked above, and a path on the host is not asked.
-            if (
-                mapping(source).get("kind", "pypi") == "pypi"
-                or source.get("name") not in chosen
-                or not all(str(url).startswith(("http://", "https://")) for url in source["urls"])
-            ):
+        groups += [
+            group
+            for group in _source_groups(
+                environment, truth, wished, variables, {row["name"] for row in groups}
+            )
+            if {**group, "name": ""} not in [{**row, "name": ""} for row in groups]
+        ]
+    return groups
+
+
+def _missing(truth: Mapping[str, Any], path: str) -> bool:
+    """Whether it is known that the path is not there yet."""
+    rows = map(mapping, sequence(truth.get("disks")))
+    return any(row.get("path") == path and row.get("exists") is False for row in rows)
+
+
+def _installer_group(truth: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The installer of Miniconda, where there is none."""
+    urls = sequence(variables.get("__preflight_installer_urls"))
+    if not urls or not _missing(truth, str(variables["miniconda_prefix"])):
+        return []
+    directories, names = zip(*(str(url).rsplit("/", 1) for url in urls), strict=True)
+    return [{"name": "miniconda_release", "urls": list(directories), "path": names[0], "expect": "#!/"}]
+
+
+def _source_groups(
+    environment: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    wished: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    taken: Container[str],
+) -> list[dict[str, Any]]:
+    """What the sources of a build are asked: for the build itself where the environment is not there yet."""
+    chosen = {source["name"] for source in environment["sources"]}
+    new = _missing(truth, f"{variables['conda_envs_prefix']}/{environment['name']}")
+    release = f"torch-{environment['torch']}"
+    python = f"-cp{str(environment['python']).replace('.', '')}-"
+    groups = []
+    for source in map(mapping, sequence(wished["sources"])):
+        kind = source.get("kind", "pypi")
+        # A path on the host is not asked.
+        if source.get("name") not in chosen or not all(
+            str(url).startswith(("http://", "https://")) for url in source["urls"]
+        ):
+            continue
+        path, expect, count = "", ".whl", INDEX_START
+        if kind == "index":
+            path = f"{environment['variant']}/torch/"
+            if new:
+                expect, count = f"{release}+{environment['variant']}{python}", INDEX
+        elif kind in CLOUDS:
+            path, expect = "noarch/repodata.json", '"subdir"'
+        elif kind == "pypi":
+            if not new:  # that it answers is asked by a smaller page
                 continue
-            path, expect = "", ".whl"
-            if source["kind"] == "index":
-                path = f"{environment['variant']}/torch/"
-            elif source["kind"] in CLOUDS:
-                path, expect = "noarch/repodata.json", '"subdir"'
-            group = {
-                "name": SOURCE + source["name"],
+            path, expect, count = "torch/", release + python, INDEX
+        name = SOURCE + source["name"]
+        groups.append(
+            {
+                "name": f"{name} ({environment['name']})" if name in taken else name,
                 "urls": source["urls"],
                 "path": path,
                 "expect": expect,
+                "search_bytes": count,
             }
-            if group not in groups:
-                groups.append(group)
+        )
     return groups
 
 
@@ -145,6 +192,11 @@ def silent(probed: Mapping[str, Any]) -> dict[str, str]:
     return {name: "; ".join(group["failures"]) for name, group in probed.items() if not group["url"]}
 
 
+def _asks(group: str, source: str) -> bool:
+    """A second environment has a group of its own, with its name behind the source's."""
+    return f"{group} (".startswith(f"{SOURCE}{source} (")
+
+
 def without_silent(wished: Mapping[str, Any], probed: Mapping[str, Any]) -> dict[str, Any]:
     """The wish without the sources and the repositories that do not answer, and warnings that say so."""
     dead = silent(probed)
@@ -153,7 +205,12 @@ def without_silent(wished: Mapping[str, Any], probed: Mapping[str, Any]) -> dict
     gone = [
         name for name, group in REPOSITORIES.items() if group in dead and driver.get("repository") == "auto"
     ]
-    torch = {name[len(SOURCE) :]: found for name, found in dead.items() if name.startswith(SOURCE)}
+    names = [str(mapping(row).get("name")) for row in sequence(wished["sources"])]
+    torch = {
+        name: next(found for group, found in dead.items() if _asks(group, name))
+        for name in names
+        if any(_asks(group, name) for group in dead)
+    }
     found = {**torch, **{f"the repository {name}": dead[REPOSITORIES[name]] for name in gone}}
     return {
         "wish": {
@@ -180,8 +237,11 @@ def problems(
     argument_errors: Sequence[str],
     probed: Mapping[str, Any],
 ) -> list[Problem]:
-    """All that is wrong with a host's wish: the plan's own problems, and what only the variables tell."""
-    found: list[Problem] = list(plan["problems"])
+    """All that is wrong with a host's wish: the plan's own problems, and what only the variables tell.
+
+    A host that told nothing has an empty plan.
+    """
+    found: list[Problem] = list(plan.get("problems", ()))
     for row in unknown:
         found.append(
             problem(
@@ -213,7 +273,7 @@ def problems(
     optional = tuple(REPOSITORIES.values()) if variables["nvidia_driver_repository"] == "auto" else ()
     for group, said in silent(probed).items():
         # Without one source the plan may still hold; if it does not, this is why.
-        if not (group.startswith(SOURCE) or group in optional) or plan["problems"]:
+        if not (group.startswith(SOURCE) or group in optional) or plan.get("problems"):
             found.append(
                 problem(
                     "no_mirror",
@@ -272,6 +332,11 @@ def environment_problems(variables: Mapping[str, Any]) -> list[Problem]:
     found = []
     torch = {str(row.get("name")): row for row in map(mapping, sequence(variables["pytorch_environments"]))}
     seen: set[str] = set()
+    gone = [
+        row
+        for row in map(mapping, sequence(variables["conda_envs_environments"]))
+        if row.get("state") == "absent"
+    ]
     for row in map(mapping, sequence(variables["conda_envs_environments"])):
         name = str(row.get("name", ""))
         if not ENVIRONMENT.match(name) or name in RESERVED:
@@ -319,6 +384,17 @@ def environment_problems(variables: Mapping[str, Any]) -> list[Problem]:
                     "name the same in both, or leave it out of conda_envs_environments",
                 )
             )
+    wished = sorted({*torch, *seen} - {row.get("name") for row in gone})
+    if variables["miniconda_state"] == "absent" and wished:
+        found.append(
+            problem(
+                "contradiction",
+                "miniconda_state",
+                f"absent, and the environments {', '.join(wished)} are wished",
+                "an installation of conda for the environments, or none of them",
+                "set pytorch_environments and conda_envs_environments to [], or miniconda_state to present",
+            )
+        )
     for name in torch:
         if name in RESERVED:
             found.append(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import socket
 import struct
+import threading
+import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from ansible_collections.torchfleet.gpu.plugins.module_utils import surroundings
 from ansible_collections.torchfleet.gpu.plugins.module_utils import truth as truth_module
 from ansible_collections.torchfleet.gpu.plugins.module_utils.host import Host
 from ansible_collections.torchfleet.gpu.plugins.module_utils.modinfo import read_modinfo
@@ -484,6 +488,50 @@ def test_disks_stand_for_their_nearest_parent(facts: Gather, tmp_path: Path) -> 
         ("/opt/not/yet", stat.f_blocks * stat.f_frsize)
     ]
     assert 0 < found[0]["free_bytes"] <= found[0]["total_bytes"]
+    assert found[0]["exists"] is False and found[0]["device"] == tmp_path.stat().st_dev
+    assert facts(BASE, disks=("/etc",))["disks"][0]["exists"] is True
+
+
+def test_how_a_file_system_is_mounted(facts: Gather, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs(".")
+
+    class Mounted:
+        f_bavail, f_blocks, f_frsize = real.f_bavail, real.f_blocks, real.f_frsize
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda _path: Mounted)
+    row = facts(BASE, disks=("/etc",))["disks"][0]
+    assert (row["read_only"], row["noexec"]) == (True, False)
+    Mounted.f_flag = os.ST_NOEXEC
+    row = facts(BASE, disks=("/etc",))["disks"][0]
+    assert (row["read_only"], row["noexec"]) == (False, True)
+
+
+def test_names_that_resolve_and_names_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+
+    def resolver(name: str, _port: None) -> list[Any]:
+        if name == "stuck.example.org":
+            stuck.wait(30)
+        if name in ("gone.example.org", "."):
+            raise UnicodeError if name == "." else socket.gaierror("no such name")
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu07")
+    wanted = ["stuck.example.org", "one.example.org", "gone.example.org", ".", "one.example.org"]
+    found = surroundings.names(wanted, seconds=0.2)
+    stuck.set()
+    assert found["asked"] == [*wanted[:4], "gpu07"]
+    assert found["unresolved"] == ["stuck.example.org", "gone.example.org", "."]
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    assert surroundings.names([]) == {"hostname": "gpu07", "asked": [], "unresolved": []}
+
+
+def test_who_and_when(facts: Gather) -> None:
+    truth = facts(BASE)
+    assert truth["user"]["uid"] == os.geteuid()
+    assert abs(truth["clock"]["time"] - time.time()) < 60 and truth["clock"]["skew_seconds"] is None
 
 
 def held_by(driver: str) -> Files:

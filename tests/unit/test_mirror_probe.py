@@ -83,6 +83,22 @@ def test_optional_paths_that_are_missing_are_told(run: Run, mirror: str) -> None
     assert "msys2: HTTP 404" in str(found["warnings"])
 
 
+def test_a_mirror_that_lacks_what_is_needed_is_passed_over(run: Run, mirror: str, tmp_path: Path) -> None:
+    """The name is deep in a page, and written as URLs and HTML write it."""
+    page = (
+        "<a>torch-2.0.0</a>\n" * 1000 + '<a href="/torch-2.7.1%2Bcu126-cp311-x.whl">torch-2.7.1&#43;cu126</a>'
+    )
+    for name, text in {"old": page[:9000], "new": page}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pip").write_text(text)
+    asked = {"expect": "torch-2.7.1+cu126-cp311-", "search_bytes": 1 << 20}
+    found = run([f"{mirror}/old", f"{mirror}/new"], **asked)["groups"]["pypi"]
+    assert found["url"] == f"{mirror}/new"
+    assert "'torch-2.7.1+cu126-cp311-' is not in the first 1024 KiB" in found["failures"][0]
+    assert run([f"{mirror}/new"], expect="2.7.1+cu126<", search_bytes=1 << 20)["groups"]["pypi"]["url"]
+    assert run([f"{mirror}/new"], expect="2.7.1+cu126<")["failed"], "the start is read alone"
+
+
 def test_a_credential_is_not_in_the_messages(run: Run) -> None:
     failed = run([DEAD.replace("://", "://lab:hush@")])
     assert DEAD in failed["msg"] and "hush" not in failed["msg"]

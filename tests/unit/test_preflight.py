@@ -206,6 +206,89 @@ def test_all_that_is_wrong_is_in_one_message(site: Site) -> None:
     assert done.stdout.count("fatal: ") == 2, "one message from preflight, one that fails the host at the end"
 
 
+def test_the_table_comes_where_the_last_host_is_lost_on_the_way(site: Site) -> None:
+    """Ansible ends such a run at once, before the play that reports."""
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
+    done = site.play("site.yml", {"gone": {**gone, "preflight_truth": truth("hopper")}})
+    assert done.returncode == 4 and "Report | Show the fleet" not in done.stdout, done.stdout
+    end = done.stdout.partition("PLAY RECAP")[2]
+    assert re.search(
+        r"^gone +1 x H100 SXM5 80GB +absent .*failed: it fell out of the run", end, re.MULTILINE
+    ), end
+
+
+LOST: dict[str, dict[str, Any]] = {
+    "lost": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9},
+    "nosudo": {"ansible_become": True, "ansible_become_exe": "no-such-sudo"},
+    "nopython": {"ansible_python_interpreter": "/no/such/python3"},
+}
+
+
+def test_what_is_wrong_with_any_host_is_told_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that tell nothing stand beside those that do, and their wishes are judged all the same."""
+    monkeypatch.setenv("ANSIBLE_BECOME_ALLOW_SAME_USER", "1")
+    misspelt = {"miniconda_prefxi": "/opt/conda"}
+    busy = {**truth("hopper"), "processes": [{"pid": 7, "name": "python3", "user": "alice"}]}
+    hosts = {
+        **LOST,
+        "nosudo": {**LOST["nosudo"], **misspelt},
+        "good": {"preflight_truth": truth("hopper")},
+        "busy": {"preflight_truth": {**busy, "clock": {"time": 0, "skew_seconds": 7200.0}}},
+        "here": {"conda_envs_prefix": "/proc/envs"},  # asked for real: there is no room
+    }
+    output = site.path / "findings.json"
+    done = site.play("playbooks/preflight.yml", hosts, "-e", f"preflight_output={output}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = json.loads(output.read_text())
+    assert sorted(told["hosts"]) == sorted(hosts) and told["stopped"] is None
+    errors = {(row["host"], row["code"]) for row in told["findings"] if row["severity"] == "error"}
+    assert errors >= {
+        ("lost", "unreachable"),
+        ("nosudo", "become"),
+        ("nosudo", "unknown_variable"),
+        ("nopython", "python"),
+        ("busy", "gpus_busy"),
+        ("busy", "clock"),
+        ("here", "disk"),
+    }
+    assert {host for host, _code in errors} == set(told["failed"]) == set(hosts) - {"good"}
+    assert all(
+        set(row) >= {"host", "severity", "code", "found", "expected", "fix"} for row in told["findings"]
+    )
+    for code in ("unreachable", "become", "python", "gpus_busy"):
+        assert re.search(rf"^\s+error\s+{code} ", done.stdout, re.MULTILINE), done.stdout
+    assert {host: line["failed"] for host, line in recap(done.stdout).items()} == {
+        host: int(host != "good") for host in hosts
+    }
+
+
+def test_the_whole_run_stops_where_the_policy_says_so(site: Site) -> None:
+    good = {"preflight_truth": truth("hopper")}
+    hosts = {"bad": {"preflight_truth": truth("mandrake")}, "good": good}
+    stop = ("-e", "preflight_stop=run", "-e", f"report_dir={site.path}/report")
+    done = site.play("site.yml", hosts, *stop, "-e", "preflight_max_fail_percentage=49")
+    assert done.returncode == 2
+    ran = set(re.findall(r"^TASK \[torchfleet\.gpu\.(\w+) :", done.stdout, re.MULTILINE))
+    assert ran == {"preflight", "report"}, "a role ran though the run was to stop"
+    told = {row["host"]: row for row in json.loads((site.path / "report/report.json").read_text())["hosts"]}
+    assert told["good"]["failure"].startswith("preflight: 1 of 2 hosts have errors, more than the 49 %")
+    assert "unknown" in told["bad"]["failure"] or "Mandrake" in told["bad"]["failure"]
+
+
+def test_findings_may_be_reported_only(site: Site) -> None:
+    """A host goes on with errors of its own, but not without a plan."""
+    misspelt = {"preflight_truth": truth("hopper"), "miniconda_prefxi": "/opt/conda"}
+    play = site.path / "play.yml"
+    roles = {"hosts": "all", "gather_facts": False, "roles": ["torchfleet.gpu.preflight"]}
+    play.write_text(yaml.safe_dump([roles]))
+    hosts: dict[str, dict[str, Any]] = {
+        "misspelt": misspelt,
+        "unknown": {"preflight_truth": truth("mandrake")},
+    }
+    done = site.play(str(play), hosts, "-e", "preflight_stop=report")
+    assert {host: row["failed"] for host, row in recap(done.stdout).items()} == {"misspelt": 0, "unknown": 1}
+
+
 def test_a_good_host_goes_on_when_another_is_refused(site: Site) -> None:
     done = site.play(
         "site.yml",
@@ -222,7 +305,7 @@ def test_a_host_that_does_not_answer_has_a_row_and_fails(site: Site) -> None:
     lost = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
     done = site.play("site.yml", {"lost": lost}, "--limit", "lost")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert re.search(r"^\s+lost\s+-.*failed: preflight: lost does not answer", done.stdout, re.MULTILINE), (
+    assert re.search(r"^\s+lost\s+-.*failed: the host: does not answer: ssh: ", done.stdout, re.MULTILINE), (
         done.stdout
     )
     assert recap(done.stdout)["lost"]["failed"] == 1
@@ -364,6 +447,8 @@ def test_a_repository_of_drivers_that_does_not_answer(site: Site, mirror: str) -
 
 
 VARIABLES: dict[str, Any] = {
+    "conda_envs_prefix": "/opt/conda/envs",
+    "miniconda_prefix": "/opt/conda",
     "mirrors_pypi_urls": [],
     "mirrors_anaconda_channels": [],
     "mirrors_anaconda_urls": [],
@@ -435,7 +520,7 @@ def test_the_playbooks_become_root() -> None:
         play
         for path in sorted(ROOT.glob("playbooks/**/*.yml"))
         for play in yaml.safe_load(path.read_text(encoding="utf-8"))
-        if "hosts" in play and play["name"] != "Outcome"
+        if play.get("hosts", "localhost") != "localhost" and play["name"] != "Outcome"
     ]
     assert {play["name"] for play in plays} >= {"Preflight", "Change", "Verify"}
     assert not [play["name"] for play in plays if play.get("become") is not True]
@@ -469,3 +554,79 @@ def test_a_bundle_is_the_only_source_and_preflight_names_what_it_lacks(site: Sit
     assert "does not carry uv " in message and "does not carry the installer Miniconda3" in message
     assert "missing or cut: wheels/torch.whl" in message
     assert "does not carry torch" not in message and "mirrors_pypi_urls" not in message
+
+
+BUILD: dict[str, Any] = {
+    "name": "torch",
+    "python": "3.11",
+    "torch": "2.7.1",
+    "variant": "cu126",
+    "sources": [{"name": "pypi"}, {"name": "nju"}, {"name": "usb"}],
+}
+WISHED: dict[str, Any] = {
+    "sources": [
+        {"name": "pypi", "urls": ["https://p.example.org/simple"]},
+        {"name": "nju", "kind": "index", "urls": ["https://n.example.org/whl"]},
+        {"name": "other", "kind": "index", "urls": ["https://o.example.org/whl"]},
+        {"name": "usb", "kind": "bundle", "urls": ["/media/usb"]},
+    ]
+}
+
+
+def groups(*there: str, environments: tuple[dict[str, Any], ...] = (BUILD,), **more: Any) -> dict[str, Any]:
+    """The groups by name, where only these of the paths are there."""
+    paths = ["/opt/conda", *(f"/opt/conda/envs/{row['name']}" for row in environments)]
+    facts = {"os": {}, "disks": [{"path": path, "exists": path in there} for path in paths]}
+    planned = {"environments": environments, "driver": {"repository": None, "packages": []}}
+    found = preflight.mirror_groups(planned, facts, WISHED, {**VARIABLES, **more})
+    assert len({row["name"] for row in found}) == len(found)
+    return {row["name"]: row for row in found}
+
+
+def test_mirrors_are_asked_for_the_build_where_it_is_not_there_yet() -> None:
+    installer = ["https://a.example.org/miniconda/Miniconda3-x.sh", "https://b.example.org/m/Miniconda3-x.sh"]
+    found = groups(__preflight_installer_urls=installer)
+    assert found["miniconda_release"]["urls"] == [
+        "https://a.example.org/miniconda",
+        "https://b.example.org/m",
+    ]
+    assert found["miniconda_release"]["path"] == "Miniconda3-x.sh"
+    asked = {name: (row["path"], row["expect"]) for name, row in found.items() if "sources" in name}
+    assert asked == {
+        "pytorch_sources: pypi": ("torch/", "torch-2.7.1-cp311-"),
+        "pytorch_sources: nju": ("cu126/torch/", "torch-2.7.1+cu126-cp311-"),
+    }
+    there = groups("/opt/conda", "/opt/conda/envs/torch", __preflight_installer_urls=installer)
+    asked = {name: (row["path"], row["expect"]) for name, row in there.items() if "sources" in name}
+    assert asked == {"pytorch_sources: nju": ("cu126/torch/", ".whl")}, "a small page is enough"
+    assert "miniconda_release" not in there
+
+
+def test_a_source_that_lacks_one_of_two_builds_is_left_out() -> None:
+    second = {**BUILD, "name": "old", "variant": "cu118"}
+    found = groups(environments=(BUILD, second, {**BUILD, "name": "same"}))
+    assert [name for name in found if "nju" in name] == ["pytorch_sources: nju", "pytorch_sources: nju (old)"]
+    lacks = {"url": None, "failures": ["lacks it"]}
+    probed = {name: lacks if name.endswith("(old)") else {"url": "x", "failures": []} for name in found}
+    answer = preflight.without_silent({**WISHED, "driver": {}}, probed)
+    assert [row["name"] for row in answer["wish"]["sources"]] == ["pypi", "other", "usb"]
+    assert [row["text"] for row in answer["warnings"]] == [
+        "nju does not answer: lacks it; the plan does without it"
+    ]
+
+
+def test_environments_without_a_conda_are_a_contradiction() -> None:
+    wished = {
+        "miniconda_state": "absent",
+        "pytorch_environments": [{"name": "torch"}],
+        "conda_envs_environments": [{"name": "nlp"}, {"name": "old", "state": "absent"}],
+    }
+    (row,) = preflight.environment_problems(wished)
+    assert row["found"] == "absent, and the environments nlp, torch are wished"
+    assert preflight.environment_problems({**wished, "miniconda_state": "present"}) == []
+    none = {
+        **wished,
+        "pytorch_environments": [],
+        "conda_envs_environments": wished["conda_envs_environments"][1:],
+    }
+    assert preflight.environment_problems(none) == []
