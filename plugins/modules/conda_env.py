@@ -91,8 +91,13 @@ options:
       - A lock, as O(state=locked) returns it or C(conda list --explicit --md5) prints it. Packages are
         installed from it without a solve; what else the options name must be met by it.
       - An environment that differs is brought back to it, and RV(drift) tells how it differed. Packages that
-        are not in the lock are reported, and removed with O(state=exact).
+        are not in the lock are reported, unless it is O(shared), and removed with O(state=exact).
     type: raw
+  shared:
+    description:
+      - Whether something else installs packages here too. Those that are not in the lock are then no drift.
+    type: bool
+    default: false
   mirrors:
     description:
       - Bases of Anaconda's mirrors (C(pkgs) and C(cloud) lie below them) to get the packages of O(lock) from,
@@ -593,7 +598,7 @@ class CondaEnv:
     def differences(self, prefix: Prefix, decision: Decision) -> list[str]:
         if not prefix.whole:
             return [f"{self.path} does not exist"]
-        known = self.state == "exact" or decision.drift is None
+        known = self.state == "exact" or decision.drift is None or self.module.params["shared"]
         return decision.reasons + ([] if known or not decision.drift else decision.drift.extra_words)
 
     def need_ipykernel(self, prefix: Prefix) -> None:
@@ -1402,6 +1407,7 @@ def main() -> None:
                 "default": "present",
             },
             "frozen": {"type": "bool", "default": False},
+            "shared": {"type": "bool", "default": False},
             "python": {"type": "str"},
             "packages": {"type": "list", "elements": "str", "default": []},
             "channels": {"type": "list", "elements": "str", "default": []},

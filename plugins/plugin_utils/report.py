@@ -6,8 +6,9 @@ whoever shows them escapes them.
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, outcome
@@ -30,8 +31,16 @@ def record(
     *,
     groups: Iterable[str] = (),
     reboot: str = "",
+    drift: Sequence[str] | None = None,
+    conda_drift: Sequence[str] = (),
+    findings: Sequence[Json] = (),
 ) -> Json:
-    """One host of the document. Whatever is missing is told as missing; nothing here raises for it."""
+    """One host of the document. Whatever is missing is told as missing; nothing here raises for it.
+
+    ``drift``: what the role pytorch found to differ from the plan and has not changed; null where it did not
+    look, and the results, which may be of an earlier run, must tell. ``conda_drift``: likewise that of the
+    role conda_envs. ``findings``: those of preflight.
+    """
     entry = outcome.entry(host, truth, plan, results, failure, held, quarantine)
     environments = _environments(plan, results)
     driver = mapping((truth or {}).get("driver"))
@@ -40,7 +49,7 @@ def record(
     return {
         "host": host,
         "groups": sorted(groups),
-        "state": _state(truth, plan, environments, failure),
+        "state": _state(truth, plan, environments, failure, findings),
         "failure": failure,
         "held": held,
         "quarantine": quarantine,
@@ -58,9 +67,13 @@ def record(
             else None,
         },
         "environments": environments,
-        "drift": _drift(planned, module, environments),
-        "pending": [f"reboot: {reboot}"] if reboot else [],
-        "warnings": _texts(plan, "warnings"),
+        "drift": [*_drift(planned, module, environments, drift), *conda_drift],
+        "pending": [
+            *([f"reboot: {reboot}"] if reboot else []),
+            *([f"quarantine: {quarantine}"] if quarantine else []),
+            *([held] if held else []),
+        ],
+        "warnings": _texts(plan, "warnings") + _of_preflight(findings),
         "reasons": _texts(plan, "reasons"),
         "rows": entry["rows"],
         "results": entry["results"],
@@ -69,6 +82,15 @@ def record(
 
 def _texts(plan: Json | None, key: str) -> list[str]:
     return [str(mapping(note).get("text", note)) for note in sequence((plan or {}).get(key))]
+
+
+def _of_preflight(findings: Sequence[Json]) -> list[str]:
+    """What is not of the plan, whose own warnings are of its last state."""
+    return [
+        f"{row['what']}: {row['found']}"
+        for row in findings
+        if row["severity"] == "warning" and row["what"] != "the plan"
+    ]
 
 
 def _gpus(truth: Json | None, plan: Json | None) -> list[Json]:
@@ -112,18 +134,23 @@ def _environments(plan: Json | None, results: list[Json] | None) -> list[Json]:
     return rows
 
 
-def _state(truth: Json | None, plan: Json | None, environments: list[Json], failure: str | None) -> str:
-    if failure and truth is None:
-        return "unreachable"
+def _state(
+    truth: Json | None,
+    plan: Json | None,
+    environments: list[Json],
+    failure: str | None,
+    findings: Sequence[Json],
+) -> str:
+    silent = not findings or any(row["code"] == "unreachable" for row in findings)
     if failure:
-        return "failed"
+        return "unreachable" if truth is None and silent else "failed"
     if truth is None or plan is None:
         return "unreachable"
     found = {row["verdict"] or "unverified" for row in environments} or {"unverified"}
     return next(state for state in STATES if state in found or state == STATES[-1])
 
 
-def _drift(planned: Json, module: Json, environments: list[Json]) -> list[str]:
+def _drift(planned: Json, module: Json, environments: list[Json], found: Sequence[str] | None) -> list[str]:
     """Where host and plan differ; nothing is said of what was not looked at."""
     lines = []
     if planned.get("action") in ("install", "upgrade", "remove"):
@@ -133,15 +160,18 @@ def _drift(planned: Json, module: Json, environments: list[Json]) -> list[str]:
         wish, has = row["planned"], row["torch"]
         if wish is None:
             lines.append(f"{row['name']}: torch {has}; no such environment is wished")
+        elif found is not None:  # it looked at this one too
+            continue
         elif has and wish["torch"] and has.partition("+")[0] != wish["torch"]:
             lines.append(f"{row['name']}: torch {has}; planned: {wish['torch']} {wish['variant']}")
         elif has and wish["torch"] and row["cuda"] != wish["cuda"]:
             lines.append(f"{row['name']}: torch for CUDA {row['cuda']}; planned: {wish['cuda']}")
-    return lines
+    return [*lines, *(found or ())]
 
 
-def document(records: list[Json], run: Json, runs: Iterable[Json] = ()) -> Json:
-    """The whole report. ``run``: time, by, limit, check_mode; ``runs``: those of the reports before."""
+def document(records: list[Json], run: Json, runs: Iterable[Json] = (), since: Json | None = None) -> Json:
+    """The whole report. ``run``: time, by, limit, check_mode...; ``runs``: those of the reports before, and
+    ``since``: from when each of their warnings is, by host."""
     states = Counter(row["state"] for row in records)
     summary = {
         "hosts": len(records),
@@ -160,7 +190,47 @@ def document(records: list[Json], run: Json, runs: Iterable[Json] = ()) -> Json:
         "warnings": sum(bool(row["warnings"]) for row in records),
     }
     own = {**run, "hosts": summary["hosts"], "states": summary["states"]}
-    return {"schema": SCHEMA, "run": own, "runs": list(runs), "summary": summary, "hosts": records}
+    return {
+        "schema": SCHEMA,
+        "run": own,
+        "runs": list(runs),
+        "summary": summary,
+        "since": _since(records, run["time"], since or {}),
+        "hosts": records,
+    }
+
+
+def _since(records: list[Json], now: str, before: Json) -> Json:
+    """Of a host that is not in this run, or told nothing, what was known stays."""
+    found = dict(before)
+    for row in records:
+        if row["state"] == "unreachable":
+            continue
+        known = mapping(before.get(row["host"]))
+        texts = [*row["warnings"], *row["pending"], *row["drift"]]
+        found[row["host"]] = {text: known.get(text, now) for text in texts}
+    return {host: texts for host, texts in found.items() if texts}
+
+
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+def moment(told: str, today: datetime.date) -> str | None:
+    """The last moment that is meant, as UTC in ISO 8601: of a day its end. Null: it is no time."""
+    word = told.strip().lower()
+    if word in DAYS:  # the last one that is over
+        back = (today.weekday() - DAYS.index(word)) % 7 or 7
+        word = (today - datetime.timedelta(days=back)).isoformat()
+    elif word in ("today", "yesterday"):
+        word = (today - datetime.timedelta(days=word == "yesterday")).isoformat()
+    word = word.upper()
+    for form in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"):
+        try:
+            found = datetime.datetime.strptime(word, form)  # UTC by its form
+        except ValueError:
+            continue
+        return f"{found:%Y-%m-%d}T23:59:59Z" if form == "%Y-%m-%d" else word
+    return None
 
 
 # What is compared between two reports, and how it is called.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import sys
 import time
@@ -15,11 +16,13 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils import page, report
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from fleet_of import fleet
 
 HOSTS = 200
+RUN: dict[str, Any] = {"time": "2026-11-23T18:00:00Z", "by": "alice", "limit": "", "check_mode": False}
 EVIL = "<script>document.title='taken'</script>"
 # No network of the browser's own, and no sandbox, which root cannot have.
 OPTIONS = (
@@ -38,15 +41,17 @@ def document() -> dict[str, Any]:
     rows = [record(row) for row in fleet(HOSTS)]
     rows[-1]["host"] = EVIL
     rows[-1]["warnings"] = [EVIL]
-    return report.document(
-        rows, {"time": "2026-11-23T18:00:00Z", "by": "alice", "limit": "", "check_mode": False}
-    )
+    return report.document(rows, {**RUN, "playbooks": ["site.yml"]}, [{**RUN, "hosts": HOSTS, "states": {}}])
 
 
 @pytest.fixture(scope="module")
 def url(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(page.render(document, [], None), encoding="utf-8")
+    old = json.loads(json.dumps(document))
+    old["hosts"][0]["driver"]["version"] = "470.256.02"
+    old["hosts"][1]["host"] = "a-host-with-a-very-long-name.of-a-cluster.of-a-laboratory.example.org"
+    changes = report.compare(old, document)
+    file.write_text(page.render(document, changes, RUN["time"]), encoding="utf-8")
     return file.as_uri()
 
 
@@ -139,14 +144,46 @@ def test_a_click_opens_the_details(browser: Chrome, document: dict[str, Any]) ->
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Chrome) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
+        {"width": 360, "height": 800, "deviceScaleFactor": 2, "mobile": True},
     )
     try:
-        width = browser.execute_script("return document.documentElement.scrollWidth")
-        assert width <= 390
+        browser.find_element(By.ID, "all").click()
+        # Too wide a page widens the viewport too, so both are asked.
+        widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
+        assert browser.execute_script(widths) == [360, 360]
         assert browser.find_element(By.CSS_SELECTOR, "#fleet thead").is_displayed() is False
+        browser.find_element(By.CSS_SELECTOR, "#sort option:nth-child(3)").click()  # by state
+        states = "return [...document.querySelectorAll('#fleet .state')].map((e) => e.textContent)"
+        told = browser.execute_script(states)
+        assert told == sorted(told) and told[0] == "cpu"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_keyboard_does_all_that_the_mouse_does(browser: Chrome) -> None:
+    body = browser.find_element(By.CSS_SELECTOR, "#fleet tbody")
+    more = body.find_element(By.CSS_SELECTOR, "button.more")
+    browser.find_element(By.ID, "all").send_keys(Keys.TAB * 9)  # the headings, then the first host
+    assert browser.switch_to.active_element == more
+    more.send_keys(Keys.ENTER)
+    assert body.find_element(By.CSS_SELECTOR, "tr.details").is_displayed()
+    assert more.get_attribute("aria-expanded") == "true"
+    head = browser.find_elements(By.CSS_SELECTOR, "#fleet thead th")[0]
+    for order in ("ascending", "descending"):
+        head.find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
+        assert head.get_attribute("aria-sort") == order
+    assert shown(browser)[-1] != "gpu200"
+
+
+def test_tables_say_what_their_cells_are_of(browser: Chrome) -> None:
+    """For those who hear the page: headings with a scope, one for each row, and a name for the big table."""
+    assert len(browser.find_elements(By.TAG_NAME, "table")) == 3
+    assert browser.find_elements(By.CSS_SELECTOR, "th:not([scope])") == []
+    rows = browser.find_elements(By.CSS_SELECTOR, "tbody > tr:not(.details)")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "tbody > tr > th[scope=row]")) == len(rows)
+    assert browser.find_elements(By.CSS_SELECTOR, "#fleet caption")
+    unnamed = "input:not([aria-label]), select:not([aria-label]), section:not([aria-label])"
+    assert browser.find_elements(By.CSS_SELECTOR, unnamed) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -160,15 +197,16 @@ def test_text_stands_out_in_either_scheme(browser: Chrome, scheme: str) -> None:
                 .map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
               return 0.2126 * r + 0.7152 * g + 0.0722 * b;
             };
-            const ground = light(getComputedStyle(document.body).backgroundColor);
-            return [...new Set([...document.querySelectorAll("body, .dim, .state, .warn")]
-              .map((e) => getComputedStyle(e).color))].map((c) => {
+            const grounds = ["body", "tr.details > td"].map((name) => document.querySelector(name))
+              .map((e) => light(getComputedStyle(e).backgroundColor));
+            return [...new Set([...document.querySelectorAll("body, .dim, .state, .warn, .bad, dt")]
+              .map((e) => getComputedStyle(e).color))].flatMap((c) => grounds.map((ground) => {
                 const [high, low] = [light(c), ground].sort((a, b) => b - a);
                 return [c, (high + 0.05) / (low + 0.05)];
-              });
+              }));
         """
         ratios = browser.execute_script(script)
-        assert len(ratios) >= 5
+        assert len(ratios) >= 10
         assert all(ratio >= 4.5 for _colour, ratio in ratios), ratios  # WCAG 2 AA
         dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (dark != "rgb(255, 255, 255)") == (scheme == "dark")
@@ -184,5 +222,9 @@ def test_on_paper_every_host_is_printed_and_no_control(browser: Chrome) -> None:
     try:
         assert not browser.find_element(By.CSS_SELECTOR, ".tools").is_displayed()
         assert len(shown(browser)) == HOSTS
+        # A table, not the cards of a phone, and whole rows.
+        assert browser.find_element(By.CSS_SELECTOR, "#fleet thead").is_displayed()
+        cell = browser.find_element(By.CSS_SELECTOR, "#fleet tbody td")
+        assert cell.value_of_css_property("display") == "table-cell"
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -96,6 +96,8 @@ def test_a_host_that_drifted_is_reported_and_brought_back(host: Host) -> None:
     before = snapshot(host.base)
     frozen = host(lock=WHOLE, frozen=True)
     assert (frozen["changed"], frozen["drift"]) == (False, drift)
+    shared = host(lock=WHOLE, frozen=True, shared=True)
+    assert (shared["changed"], shared["drift"]) == (False, drift[:2]), "idna is somebody else's"
     check = host(lock=WHOLE, check=True)
     assert (check["changed"], check["drift"], host.commands) == (True, drift, [])
     assert check["actions"]["conda"] == {"link": ["six-1.17.0-py_0"], "unlink": ["six-1.16.0-py_0"]}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from ansible_collections.torchfleet.gpu.plugins.filter import fleet_document
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import page, report
 from fleet_of import fleet
 
 Json = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
 RUN: Json = {"time": "2026-11-23T18:00:00Z", "by": "alice", "limit": "", "check_mode": False}
 
 
@@ -27,6 +32,9 @@ def record(**given: Any) -> Json:
         facts["failure"],
         groups=facts["groups"],
         reboot=facts["reboot"],
+        drift=facts.get("drift"),
+        conda_drift=facts.get("conda_drift", ()),
+        findings=facts.get("findings", ()),
     )
 
 
@@ -53,6 +61,15 @@ def changed(row: Json, **driver: Any) -> Json:
     return {**row, "driver": {**row["driver"], **driver}}
 
 
+SUDO: Json = {
+    "severity": "error",
+    "code": "become",
+    "what": "the way to root",
+    "found": "a password is required",
+}
+UNREACHABLE: Json = {**SUDO, "code": "unreachable", "what": "the host", "found": "does not answer"}
+
+
 @pytest.mark.parametrize(
     ("given", "state"),
     [
@@ -61,6 +78,11 @@ def changed(row: Json, **driver: Any) -> Json:
         ({"failure": "provision: disk full"}, "failed"),
         ({"truth": None, "plan": None, "results": None}, "unreachable"),
         ({"truth": None, "plan": None, "results": None, "failure": "no route"}, "unreachable"),
+        (
+            {"truth": None, "plan": None, "results": None, "failure": "x", "findings": [UNREACHABLE]},
+            "unreachable",
+        ),
+        ({"truth": None, "plan": None, "results": None, "failure": "x", "findings": [SUDO]}, "failed"),
     ],
 )
 def test_the_state_of_a_host(given: Json, state: str) -> None:
@@ -90,6 +112,86 @@ def test_drift_is_named() -> None:
     ]
     upgrade = {**row["plan"], "driver": {"action": "upgrade", "version": "580.178.04"}}
     assert record(plan=upgrade)["drift"] == ["driver: 535.261.03; planned: 580.178.04"]
+
+
+def test_what_the_role_saw_differ_counts_before_what_was_proven_once() -> None:
+    (row,) = fleet(1)
+    other = {**row["results"][0], "torch": "2.0.0+cu117", "cuda": "11.7"}
+    stray = {**other, "environment": "stray"}
+    seen = ["torch: torch 2.0.0 (cu117) is installed, planned is 2.14.1 cu126"]
+    assert record(results=[other], drift=seen)["drift"] == seen, "told once"
+    assert record(results=[other], drift=[])["drift"] == [], "it was mended after that proof"
+    frozen = ["nlp: six 1.16.0 is installed, the lock has 1.17.0"]
+    assert record(drift=seen, conda_drift=frozen)["drift"] == [*seen, *frozen]
+    lines = record(results=[stray], drift=[])["drift"]
+    assert lines == ["stray: torch 2.0.0+cu117; no such environment is wished"]
+
+
+def test_warnings_of_preflight_stand_beside_those_of_the_plan() -> None:
+    own = {"severity": "warning", "code": "disk", "what": "the file system of /opt", "found": "9.0 GB free"}
+    plans = {**own, "what": "the plan", "found": "an older state of it"}
+    told = record(findings=[SUDO, own, plans])["warnings"]
+    assert told == [*record()["warnings"], "the file system of /opt: 9.0 GB free"]
+
+
+def test_a_warning_keeps_the_date_of_its_first_report() -> None:
+    (row,) = fleet(1)
+    noted = [{"code": "x", "text": "old"}, {"code": "x", "text": "new"}]
+    rows = [record(plan={**row["plan"], "warnings": noted[:count]}) for count in (1, 2)]
+    first = report.document([rows[0], {**rows[0], "host": "other"}], RUN)
+    later = report.document([rows[1]], {**RUN, "time": "2026-11-24T00:00:00Z"}, since=first["since"])
+    host = rows[0]["host"]
+    assert later["since"][host] == {"old": RUN["time"], "new": "2026-11-24T00:00:00Z"}
+    assert later["since"]["other"] == {"old": RUN["time"]}, "a run on one host forgets nothing of the others"
+    silent = record(truth=None, plan=None, results=None)
+    assert report.document([silent], RUN, since=later["since"])["since"] == later["since"]
+    sound = record(plan={**row["plan"], "warnings": []})
+    assert host not in report.document([sound], RUN, since=later["since"])["since"]
+    assert 'old <span class="dim">(since 2026-11-23)</span>' in page.render(later, [], None)
+
+
+FRIDAY = datetime.date(2026, 11, 27)
+
+
+@pytest.mark.parametrize(
+    ("told", "moment"),
+    [
+        ("2026-11-20", "2026-11-20T23:59:59Z"),
+        ("2026-11-20T18:00:00Z", "2026-11-20T18:00:00Z"),
+        ("Friday", "2026-11-20T23:59:59Z"),  # today is one, and is not over
+        ("thursday", "2026-11-26T23:59:59Z"),
+        ("yesterday", "2026-11-26T23:59:59Z"),
+        ("today", "2026-11-27T23:59:59Z"),
+        ("2026-02-30", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_the_day_that_is_meant(told: str, moment: str | None) -> None:
+    assert report.moment(told, FRIDAY) == moment
+
+
+def test_the_document_is_as_its_schema_says() -> None:
+    schema = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+    checker = jsonschema.Draft202012Validator(schema)
+    checker.check_schema(schema)
+    faulty = record(truth={"gpus": [None, {"device": "2330"}], "driver": 5}, plan=None, results=None)
+    told = report.document([*records(30), faulty], RUN, [document(3)["run"]])
+    assert list(checker.iter_errors(json.loads(json.dumps(told)))) == []
+    for path, wrong in (("run", {}), ("hosts", [{**told["hosts"][0], "state": "fine"}]), ("schema", 3)):
+        assert list(checker.iter_errors({**told, path: wrong})), f"{path} is not checked"
+    documented = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    keys = {*told, *told["run"], *told["summary"], *told["hosts"][0]}
+    assert not [key for key in keys if f"{key}:" not in documented], "docs/report.md does not have all keys"
+
+
+def test_a_host_that_was_lost_in_the_run_says_so() -> None:
+    (row,) = fleet(1)
+    facts = {f"torchfleet_{key}": row[key] for key in ("truth", "plan")}
+    hosts = {"gone": facts, "refused": {**facts, "torchfleet_failure": "preflight: no"}, "here": facts}
+    told = fleet_document.fleet_document(list(hosts), hosts, RUN, None, ["gone", "refused"])["hosts"]
+    assert [entry["state"] for entry in told] == ["failed", "failed", "unverified"]
+    assert told[0]["failure"].startswith("it fell out of the run") and told[1]["failure"] == "preflight: no"
 
 
 @pytest.mark.parametrize("truth", [{}, {"gpus": "H100"}, {"gpus": [None, {"device": 2330}], "driver": 5}])

@@ -33,7 +33,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def report(site: Path, *options: str, code: int = 0, **variables: Any) -> str:
+def report(site: Path, *options: str, code: int = 0, playbook: Path | None = None, **variables: Any) -> str:
     given = json.dumps({"report_dir": str(site / "report"), **variables})
     command = [
         Path(sys.executable).parent / "ansible-playbook",
@@ -50,7 +50,7 @@ def report(site: Path, *options: str, code: int = 0, **variables: Any) -> str:
         "SUDO_USER": "",
     }
     done = subprocess.run(
-        [*map(str, command), str(site / "play.yml")],
+        [*map(str, command), str(playbook or site / "play.yml")],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -93,8 +93,32 @@ def test_the_files_the_history_and_what_changed(site: Path) -> None:
     assert len(kept) == 2 and "report-20261120T180000Z.json" not in kept
 
 
+def test_any_two_reports_of_the_history_are_compared_without_a_host(site: Path) -> None:
+    report(site)
+    for file in (site / "report/history").iterdir():
+        file.unlink()
+    for day, version in ((18, "1"), (20, "2"), (22, "3")):
+        past(site, f"2026-11-{day}T18:00:00Z", version=version)
+
+    def changes(code: int = 0, **variables: Any) -> str:
+        return report(site, playbook=ROOT / "playbooks/changes.yml", code=code, **variables)
+
+    assert "gpu001: driver version: 2 -> 3" in changes()
+    assert "gpu001: driver version: 1 -> 3" in changes(report_since="2026-11-19")
+    assert "gpu001: driver version: 1 -> 2" in changes(report_since="2026-11-19", report_until="2026-11-21")
+    assert "found 3 reports in" in changes(report_until="2026-11-18", code=2)
+    assert "expected two" in changes(report_dir="", code=2)
+
+
+def test_who_ran_what_and_since_when_is_kept(site: Path) -> None:
+    report(site)
+    told = json.loads((site / "report/report.json").read_text())
+    assert (told["run"]["playbooks"], told["run"]["tags"]) == (["play.yml"], [])
+    assert told["since"]["gpu001"], "its driver is past its end of life"
+
+
 def test_a_wrong_day_is_refused(site: Path) -> None:
-    assert "expected a day such as 2026-11-20" in report(site, report_since="Friday", code=2)
+    assert "expected a day such as 2026-11-20" in report(site, report_since="Freitag", code=2)
 
 
 def test_without_a_directory_nothing_is_written(site: Path) -> None:
