@@ -212,7 +212,7 @@ def verify(directory: str, manifest: Mapping[str, Any]) -> list[Fault]:
     faults = []
     for name, row in sorted(manifest["files"].items()):
         path = Path(directory, name)
-        expected = f"{row['size']} bytes with sha256 {row['sha256'] or 'of its first download'}"
+        expected = f"{row['size']} bytes with sha256 {row['sha256']}"
         if not path.is_file():
             faults.append(Fault(name, "missing", expected))
         elif path.stat().st_size != row["size"]:
@@ -269,7 +269,6 @@ def split(directory: str, target: str, size: int, piece: int = _PIECE) -> list[s
         raise BundleError(f"volumes of {size} bytes hold nothing beside the manifest of {overhead} bytes")
     piece = min(piece, room)
     volumes: list[list[tuple[str, int, int, int, int]]] = [[]]  # path, offset, length, number, count
-    left = room
     for path, row in sorted(manifest["files"].items(), key=lambda item: -item[1]["size"]):
         count = max(1, -(-row["size"] // piece))
         for number in range(count):
@@ -279,7 +278,6 @@ def split(directory: str, target: str, size: int, piece: int = _PIECE) -> list[s
                 place = []
                 volumes.append(place)
             place.append((path, number * piece, length, number, count))
-    del left
     made = []
     for number, parts in enumerate(volumes, 1):
         volume = Path(target, str(number))
