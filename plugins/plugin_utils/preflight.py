@@ -128,7 +128,7 @@ def _source_groups(
     chosen = {source["name"] for source in environment["sources"]}
     new = _missing(truth, f"{variables['conda_envs_prefix']}/{environment['name']}")
     release = f"torch-{environment['torch']}"
-    python = f"-cp{str(environment['python']).replace('.', '')}-"
+    python = f"-cp{''.join(str(environment['python']).split('.')[:2])}-"
     groups = []
     for source in map(mapping, sequence(wished["sources"])):
         kind = source.get("kind", "pypi")

@@ -558,7 +558,7 @@ def test_a_bundle_is_the_only_source_and_preflight_names_what_it_lacks(site: Sit
 
 BUILD: dict[str, Any] = {
     "name": "torch",
-    "python": "3.11",
+    "python": "3.11.9",
     "torch": "2.7.1",
     "variant": "cu126",
     "sources": [{"name": "pypi"}, {"name": "nju"}, {"name": "usb"}],
