@@ -117,6 +117,8 @@ def ubuntu(out: Path, work: Path) -> None:
     release = deb_release(cuda, fields, {"Packages": deb_index(cuda.glob("*.deb"), cuda)})
     build_debs(ubuntu2404.installed(), work, out / "installed")
     public_key("archive", out / "keys/ubuntu-archive-keyring.gpg", armored=False)
+    # For whoever has these packages in a repository of their own.
+    public_key("archive", www / "ubuntu/archive.asc")
     shutil.copytree(www, out / "www-rotated", copy_function=os.link)
     rotated = out / "www-rotated" / release.relative_to(www)
     for name, path in (("nvidia", release), ("rotated", rotated)):

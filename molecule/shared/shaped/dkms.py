@@ -5,6 +5,8 @@ dkms add SOURCE          of /usr/src
 dkms autoinstall         for every kernel with headers
 dkms status
 dkms remove NAME/VERSION --all
+
+As with the real one /etc/dkms/NAME-VERSION.conf can replace the command that builds: MAKE[0]=false breaks it.
 """
 
 from __future__ import annotations
@@ -46,12 +48,26 @@ def autoinstall() -> None:
             built = link.parent / kernel / os.uname().machine / "module"
             if built.exists():  # another version may have been installed over it since
                 continue
+            override = Path("/etc/dkms", f"{name}-{version}.conf")
+            if override.exists() and "MAKE[0]=false" in override.read_text():
+                fail(link.parent, name, version, kernel)
             for folder in (built, Path("/lib/modules", kernel, PLACE)):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "nvidia.ko").write_bytes(module(version, values["FLAVOUR"], kernel))
             print(f"{name}/{version}, {kernel}: installed")
     if not kernels:
         print("No kernel headers are installed: the module was not built", file=sys.stderr)
+
+
+def fail(place: Path, name: str, version: str, kernel: str) -> None:
+    """End as the real one does where a build fails."""
+    log = place / "build/make.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(
+        f"DKMS make.log for {name}-{version} for kernel {kernel} (x86_64)\nmake: *** [shaped] Error 1\n"
+    )
+    print(f"Error! Bad return status for module build on kernel: {kernel}\nConsult {log}", file=sys.stderr)
+    sys.exit(10)
 
 
 def remove(name: str, version: str) -> None:
