@@ -61,7 +61,7 @@ def talk() -> Callable[..., tuple[int, str]]:
             env={**ENVIRONMENT, "ANSIBLE_NOCOLOR": "1"},
             dimensions=(50, 300),
             encoding="utf-8",
-            timeout=300,
+            timeout=900,
         )
         said = ""
         for question, answer in answers:
