@@ -10,8 +10,8 @@ author: The torchfleet authors
 description:
   - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results), C(torchfleet_failure),
     C(torchfleet_held), C(torchfleet_quarantine), C(torchfleet_drift), C(torchfleet_conda_drift),
-    C(torchfleet_findings) and C(nvidia_driver_reboot_reason) of each host. A host that lacks them has an
-    entry as well, which says so.
+    C(torchfleet_findings), C(torchfleet_untouched) and C(nvidia_driver_reboot_reason) of each host. A host
+    that lacks them has an entry as well, which says so.
   - Adds to the run the names of its playbooks and its tags.
 positional: hostvars, run, previous, lost
 options:

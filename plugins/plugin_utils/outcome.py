@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, sequence
 
-FACTS = ("truth", "plan", "results", "failure", "held", "quarantine")
+FACTS = ("truth", "plan", "results", "failure", "held", "quarantine", "untouched")
 Json = dict[str, Any]
 LONG = 200  # characters of a failure; all of it is in the task that failed
 
@@ -21,10 +21,12 @@ def entry(
     failure: str | None,
     held: str | None = None,
     quarantine: str | None = None,
+    untouched: str | None = None,
 ) -> Json:
     """Every argument but the name may be missing: a host may have failed at any point.
 
-    ``held``: why the run left the host as it was; ``quarantine``: why it was set aside.
+    ``held``: why the run left the host as it was; ``quarantine``: why it was set aside; ``untouched``: when
+    it was verified, where the run passed it over.
     """
     common = {"host": host, "gpu": _gpus(truth, plan), "driver": _driver(truth)}
     done = {row["environment"]: row for row in results or []}
@@ -32,7 +34,8 @@ def entry(
     word = "quarantined" if quarantine and not failure else "failed"
 
     def why(wish: Json | None, result: Json | None) -> str:
-        return held or _why(wish, result, plan, truth, failure, word)
+        told = held or _why(wish, result, plan, truth, failure, word)
+        return f"{told}; verified at {untouched}, untouched since" if untouched else told
 
     rows: list[Json] = []
     for name in dict.fromkeys([*planned, *done]):

@@ -28,6 +28,7 @@ def record(
     failure: str | None,
     held: str | None = None,
     quarantine: str | None = None,
+    untouched: str | None = None,
     *,
     groups: Iterable[str] = (),
     reboot: str = "",
@@ -41,7 +42,7 @@ def record(
     look, and the results, which may be of an earlier run, must tell. ``conda_drift``: likewise that of the
     role conda_envs. ``findings``: those of preflight.
     """
-    entry = outcome.entry(host, truth, plan, results, failure, held, quarantine)
+    entry = outcome.entry(host, truth, plan, results, failure, held, quarantine, untouched)
     environments = _environments(plan, results)
     driver = mapping((truth or {}).get("driver"))
     module = mapping(driver.get("on_disk")) or mapping(driver.get("loaded"))
@@ -53,6 +54,7 @@ def record(
         "failure": failure,
         "held": held,
         "quarantine": quarantine,
+        "untouched": untouched,
         "os": mapping((truth or {}).get("os")).get("name"),
         "machine": (truth or {}).get("machine"),
         "kernel": mapping((truth or {}).get("kernel")).get("running"),
