@@ -89,7 +89,7 @@ def layouts() -> dict[str, Sequence[tuple[str, bytes]]]:
     of12, of13 = ([plain(one) for one in NEEDS[cuda]] for cuda in ("12.6", "13.0"))
     newest = torch("2.15.0", "13.2", own="2.15.0+cu132")
     return {
-        "flat": [cu126, cu130, cpu, vision, *of12, *of13, plain("einops==0.8.1")],
+        "flat": [cu126, cu130, cpu, torch("2.6.0+cpu", None), vision, *of12, *of13, plain("einops==0.8.1")],
         # Plain "torch" takes 2.15.0 here, and "torch==2.7.1" the CPU build or that for CUDA by chance.
         "mixed": [newest, cu126, cpu, *of12],
         "lacking": [cu126, *of12[1:]],

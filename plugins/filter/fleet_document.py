@@ -9,7 +9,7 @@ version_added: 0.1.0
 author: The torchfleet authors
 description:
   - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results), C(torchfleet_failure),
-    C(torchfleet_held), C(torchfleet_quarantine), C(torchfleet_drift), C(torchfleet_conda_drift),
+    C(torchfleet_held), C(torchfleet_drift), C(torchfleet_conda_drift),
     C(torchfleet_findings), C(torchfleet_untouched) and C(nvidia_driver_reboot_reason) of each host. A host
     that lacks them has an entry as well, which says so.
   - Adds to the run the names of its playbooks and its tags.

@@ -8,8 +8,8 @@ short_description: Say how a batch of a rolling change ended, and whether a furt
 version_added: 0.2.0
 author: The torchfleet authors
 description:
-  - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results), C(torchfleet_failure),
-    C(torchfleet_held) and C(torchfleet_quarantine) of each host.
+  - Takes the facts C(torchfleet_truth), C(torchfleet_plan), C(torchfleet_results), C(torchfleet_failure) and
+    C(torchfleet_held) of each host.
   - Counted are the hosts of all batches so far, but for those that were in quarantine before and those that
     were left as they were.
 positional: number, hostvars, limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import pwd
@@ -71,6 +72,7 @@ def gather(
         "nvswitches": nvswitches,
         "processes": processes(host),
         "disks": disks(host, disk_paths),
+        "quarantine": quarantine(host),
     }
     modprobe = modprobe_settings(host)
     manager = package_manager(host, truth["os"])
@@ -98,6 +100,18 @@ def gather(
     truth["driver"] = driver
     driver["verdict"], driver["reason"] = driver_verdict(truth)
     return truth
+
+
+def quarantine(host: Host) -> Json | None:
+    """Why an earlier run set the host aside."""
+    text = host.text("/var/lib/torchfleet/quarantine.json")
+    if not text:
+        return None
+    try:
+        record = json.loads(text)
+        return {"reason": str(record["reason"]), "since": str(record["since"])}
+    except (ValueError, KeyError, TypeError):
+        return {"reason": "its record cannot be read", "since": None}
 
 
 def os_release(host: Host) -> Json:

@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping, sequence
 
-FACTS = ("truth", "plan", "results", "failure", "held", "quarantine", "untouched")
+FACTS = ("truth", "plan", "results", "failure", "held", "untouched")
 Json = dict[str, Any]
 LONG = 200  # characters of a failure; all of it is in the task that failed
 
@@ -20,21 +20,22 @@ def entry(
     results: list[Json] | None,
     failure: str | None,
     held: str | None = None,
-    quarantine: str | None = None,
     untouched: str | None = None,
 ) -> Json:
     """Every argument but the name may be missing: a host may have failed at any point.
 
-    ``held``: why the run left the host as it was; ``quarantine``: why it was set aside; ``untouched``: when
-    it was verified, where the run passed it over.
+    ``held``: why the run left the host as it was; ``untouched``: when it was verified, where the run passed
+    it over.
     """
     common = {"host": host, "gpu": _gpus(truth, plan), "driver": _driver(truth)}
     done = {row["environment"]: row for row in results or []}
     planned = {row["name"]: row for row in (plan or {}).get("environments", [])}
-    word = "quarantined" if quarantine and not failure else "failed"
+    aside = mapping(mapping(truth).get("quarantine")).get("reason")
 
     def why(wish: Json | None, result: Json | None) -> str:
-        told = held or _why(wish, result, plan, truth, failure, word)
+        if aside and not (held or failure):
+            return f"quarantined: {_short(aside)}"
+        told = held or _why(wish, result, plan, truth, failure)
         return f"{told}; verified at {untouched}, untouched since" if untouched else told
 
     rows: list[Json] = []
@@ -70,17 +71,12 @@ def _driver(truth: Json | None) -> str | None:
 
 
 def _why(
-    planned: Json | None,
-    result: Json | None,
-    plan: Json | None,
-    truth: Json | None,
-    failure: str | None,
-    word: str,
+    planned: Json | None, result: Json | None, plan: Json | None, truth: Json | None, failure: str | None
 ) -> str:
     if result and result["verdict"] == "failed":
-        return f"{word}: " + _short("; ".join(f"{p['what']} ({p['found']})" for p in result["problems"]))
+        return "failed: " + _short("; ".join(f"{p['what']} ({p['found']})" for p in result["problems"]))
     if failure:
-        return f"{word}: " + _short(failure)
+        return "failed: " + _short(failure)
     if truth is None:
         return "no answer in this run"
     if result:

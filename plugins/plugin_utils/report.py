@@ -27,7 +27,6 @@ def record(
     results: list[Json] | None,
     failure: str | None,
     held: str | None = None,
-    quarantine: str | None = None,
     untouched: str | None = None,
     *,
     groups: Iterable[str] = (),
@@ -42,7 +41,8 @@ def record(
     look, and the results, which may be of an earlier run, must tell. ``conda_drift``: likewise that of the
     role conda_envs. ``findings``: those of preflight.
     """
-    entry = outcome.entry(host, truth, plan, results, failure, held, quarantine, untouched)
+    entry = outcome.entry(host, truth, plan, results, failure, held, untouched)
+    quarantine = mapping(mapping(truth).get("quarantine")).get("reason")
     environments = _environments(plan, results)
     driver = mapping((truth or {}).get("driver"))
     module = mapping(driver.get("on_disk")) or mapping(driver.get("loaded"))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import outcome
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import mapping
 
 Json = dict[str, Any]
 SIZE = re.compile(r"(100|[1-9]?[0-9])%\Z|[1-9][0-9]*\Z")
@@ -52,12 +53,17 @@ def judge(rolled: Sequence[Mapping[str, Any]], number: int, facts: Mapping[str, 
     batch = rolled[number]
     begun = [host for one in rolled[: number + 1] for host in one["hosts"]]
     tried = [host for host in begun if not facts[host]["held"]]
-    failed = [host for host in tried if facts[host]["failure"] or facts[host]["quarantine"]]
+    failed = [host for host in tried if facts[host]["failure"] or aside(facts[host])]
     stop = number + 1 < len(rolled) and len(failed) * 100 > limit * len(tried)
     return {
         "lines": [f"{host}: {_line(host, facts[host])}" for host in [*batch["again"], *batch["hosts"]]],
         "stopped": f"stopped after {batch['name']}: {len(failed)} of {len(tried)} failed" if stop else "",
     }
+
+
+def aside(facts: Mapping[str, Any]) -> bool:
+    """Whether the host is in quarantine, by its truth."""
+    return bool(mapping(facts["truth"]).get("quarantine"))
 
 
 def _line(host: str, facts: Mapping[str, Any]) -> str:

@@ -59,7 +59,10 @@ def test_sizes_that_are_none_are_named(bad: Any) -> None:
         rolling_batches.rolling_batches(SEVEN, bad)
 
 
-def verdict(number: int, limit: int, **facts: dict[str, str]) -> dict[str, Any]:
+ASIDE = {"truth": {"quarantine": {"reason": "no kernels", "since": "2026-11-27T20:00:00Z"}}}
+
+
+def verdict(number: int, limit: int, **facts: dict[str, Any]) -> dict[str, Any]:
     batches = rolling_batches.rolling_batches(SEVEN, [1, 2, "100%"], ["gpu07"])
     hostvars = {
         host: {f"torchfleet_{name}": value for name, value in facts.get(host, {}).items()} for host in SEVEN
@@ -74,8 +77,8 @@ def test_a_canary_that_fails_stops_the_rest() -> None:
 
 
 def test_the_share_is_that_of_all_so_far() -> None:
-    assert verdict(1, 34, gpu02={"quarantine": "no kernels"})["stopped"] == ""
-    assert verdict(1, 33, gpu02={"quarantine": "no kernels"})["stopped"].endswith("1 of 3 failed")
+    assert verdict(1, 34, gpu02=ASIDE)["stopped"] == ""
+    assert verdict(1, 33, gpu02=ASIDE)["stopped"].endswith("1 of 3 failed")
     assert verdict(1, 100, gpu01={"failure": "x"}, gpu02={"failure": "x"})["stopped"] == ""
 
 
@@ -184,3 +187,65 @@ def test_with_limit_the_shares_are_those_of_its_hosts(site: Site) -> None:
     code, out, begun = site.run("--limit", "gpu04:gpu05", rolling_batches=[1, "100%"], broken=["gpu05"])
     assert (code, begun) == (2, ["gpu04", "gpu05"])
     assert "gpu05: failed: disk full" in out
+
+
+def test_a_host_that_will_be_disturbed_is_drained_and_one_at_work_is_skipped(tmp_path: Path) -> None:
+    """With the real steps before and after the change, a stand-in of Slurm, and a trace in place of it."""
+    shutil.copytree(ROOT / "roles" / "rolling", tmp_path / "roles" / "rolling")
+    change = tmp_path / "roles/rolling/tasks/change.yml"
+    *_, give_back = yaml.safe_load(change.read_text())
+    script = 'echo "nodename={{ drain_node }} state=changed" >> "$STANDIN_STATE.log"'
+    trace = {"argv": ["sh", "-c", script]}
+    change.write_text(yaml.safe_dump([{"ansible.builtin.command": trace}, give_back]))
+    preflight, part, table = (
+        yaml.safe_load((ROOT / "playbooks/parts" / f"{name}.yml").read_text())
+        for name in ("preflight", "rolling", "outcome")
+    )
+    part[0]["tasks"][-1]["ansible.builtin.import_role"]["name"] = "rolling"
+    preflight[0]["become"] = part[0]["become"] = False
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(preflight + part + table))
+
+    hopper = yaml.safe_load((ROOT / "tests/unit/fixtures/preflight/hopper.yml").read_text())
+    common = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "preflight_truth": hopper,  # has no driver, so one is installed
+        "preflight_probe_mirrors": False,
+        "pytorch_environments": [],
+        "drain_with": "slurm",
+    }
+    calm = {**common, "nvidia_driver_state": "none"}
+    given = {"idle": common, "busy": common, "calm": calm}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": given}}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/scontrol").symlink_to(ROOT / "molecule/rolling/scheduler.py")
+    nodes = {name: {"state": "MIXED" if name == "busy" else "IDLE", "reason": ""} for name in given}
+    (tmp_path / "nodes.json").write_text(json.dumps(nodes))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ansible", "playbook", "-i", str(tmp_path / "hosts.yml")),
+            *("-e", '{"rolling_batches": [1]}', str(tmp_path / "play.yml")),
+        ],
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(tmp_path / "roles"),
+            "ANSIBLE_NOCOLOR": "1",
+            "COLUMNS": "250",
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "STANDIN_STATE": str(tmp_path / "nodes.json"),
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    calls = [line.split("nodename=")[1] for line in (tmp_path / "nodes.json.log").read_text().splitlines()]
+    assert calls == [
+        "calm state=changed",
+        "idle state=drain reason=torchfleet: driver or PyTorch is changed",
+        "idle state=changed",
+        "idle state=resume",
+    ]
+    assert "skipped: at work (slurm runs jobs there); rolling_busy is skip" in done.stdout

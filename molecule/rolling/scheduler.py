@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Stand-ins of scontrol and kubectl, by the name that it is called by: what the role drain calls of them.
+
+The nodes are in the JSON file $STANDIN_STATE: {"roll01": {"state": "IDLE", "reason": ""}}; every call but a
+question is added to $STANDIN_STATE.log. Arguments and answers have the forms of the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+STATE = Path(os.environ["STANDIN_STATE"])
+
+
+def scontrol(nodes: dict[str, Any], arguments: list[str]) -> str:
+    if arguments[:2] == ["show", "node"]:
+        name = arguments[2]
+        node = nodes[name]
+        reason = f" Reason={node['reason']} [root@2026-11-27T20:00:00]" if node["reason"] else ""
+        return f"NodeName={name} Arch=x86_64 CoresPerSocket=1 State={node['state']} ThreadsPerCore=1{reason}"
+    given = dict(argument.split("=", 1) for argument in arguments[1:])
+    node = nodes[given["nodename"]]
+    if given["state"] == "drain":
+        node.update(state=node["state"].replace("+DRAIN", "") + "+DRAIN", reason=given["reason"])
+    else:
+        node.update(state=node["state"].replace("+DRAIN", ""), reason="")
+    return ""
+
+
+def kubectl(nodes: dict[str, Any], arguments: list[str]) -> str:
+    if arguments[0] == "get":
+        node = nodes[arguments[2]]
+        return f"{node.get('unschedulable', '')} {node.get('mark', '')}"
+    if arguments[0] == "patch":
+        patch = json.loads(arguments[arguments.index("--patch") + 1])
+        cordoned = patch["spec"]["unschedulable"]
+        node = nodes[arguments[2]]
+        node["unschedulable"] = "true" if cordoned else ""
+        node["mark"] = patch["metadata"]["annotations"]["torchfleet.gpu/drained"] or ""
+    elif nodes[arguments[1]].get("unschedulable") != "true":
+        sys.exit("drain before cordon")
+    return ""
+
+
+def main() -> int:
+    program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+    nodes = json.loads(STATE.read_text(encoding="utf-8"))
+    try:
+        answer = {"scontrol": scontrol, "kubectl": kubectl}[program](nodes, arguments)
+    except KeyError as error:
+        print(f"{program}: error: node {error} not found", file=sys.stderr)
+        return 1
+    if arguments[0] not in ("show", "get"):
+        STATE.write_text(json.dumps(nodes), encoding="utf-8")
+        with Path(f"{STATE}.log").open("a", encoding="utf-8") as log:
+            log.write(" ".join([program, *arguments]) + "\n")
+    print(answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
