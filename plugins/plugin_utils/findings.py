@@ -376,12 +376,13 @@ def _driver(truth: Mapping[str, Any], plan: Mapping[str, Any], variables: Mappin
     if jobs and not variables["nvidia_driver_reboot_force"]:
         users = ", ".join(f"{row.get('name')} (pid {row.get('pid')}, {row.get('user')})" for row in jobs)
         found.append(
-            error(
+            # A state that passes; whether the host is skipped, waited for or forced is rolling_busy's to say.
+            warning(
                 "gpus_busy",
                 "the GPUs of the host",
                 f"in use by {users}, and the plan is to {driver['action']} the driver",
                 "no process on them while their driver changes",
-                "run it again when they are done, or set nvidia_driver_reboot_force to true",
+                "nothing: rolling_busy says what happens to the host; or run it again when they are done",
             )
         )
     enrolled = mapping(mapping(truth.get("mok")).get("key")).get("enrolled") is True

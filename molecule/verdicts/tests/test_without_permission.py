@@ -20,7 +20,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "foreign01": ({"nvidia_driver_state": "absent"}, ["no package manager", "nvidia_driver_adopt"]),
     "secure01": (
         {"nvidia_driver_upgrade": True, "nvidia_driver_branch": "535"},
-        ["Secure Boot is on", "nvidia_driver_mok_enroll"],
+        ["Secure Boot", "is not enrolled", "nvidia_driver_mok_enroll"],
     ),
 }
 testinfra_hosts = [f"ansible://{name}" for name in REFUSALS]
