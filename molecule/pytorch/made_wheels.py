@@ -108,7 +108,6 @@ CONDA: list[tuple[str, str, str, str, list[str]]] = [
     ("channel", "libcublas", "12.9.1", "made_0", ["cuda-version 12.9"]),
     ("channel", "cuda-version", "12.9", "made_0", []),
     ("channel", "made", "1.0", "made_0", []),
-    ("channel", "python", "3.10.0", "made_0", []),
     (
         "frozen",
         "pytorch",
@@ -154,8 +153,6 @@ def channels() -> dict[str, bytes]:
 
 
 def conda_content(name: str, version: str, build: str) -> dict[str, bytes]:
-    if name == "python":
-        return {"bin/python3.10": b"#!/bin/sh\n", "lib/python3.10/site-packages/mine.py": b"x = 1\n"}
     if name not in ("pytorch", "torchvision", "torchaudio"):
         return {f"share/{name}.txt": build.encode()}
     cuda = re.search(r"cuda(\d+)\.?(\d)", build)

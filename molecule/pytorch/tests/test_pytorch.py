@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -329,32 +327,3 @@ def test_the_frozen_channel_takes_cuda_from_a_mirror_that_has_it(host: Any, tria
         assert one in listed
     assert of_nvidia(host) == set()
     assert not trial(frozen("nvidia"), **COURSE)["changed"]
-
-
-def test_a_new_python_and_torch_are_one_change(host: Any) -> None:
-    def role(layout: str) -> subprocess.CompletedProcess[str]:
-        row = {"name": "moved", "python": "3.11", **CU130, "sources": [links(layout)]}
-        plan = {"torchfleet_plan": {"environments": [row], "reasons": []}}
-        playbook = [str(ROOT / "molecule/pytorch/converge.yml"), "-e", json.dumps(plan)]
-        return subprocess.run(
-            ["ansible-playbook", "-i", str(ROOT / ".torchfleet/pytorch/inventory"), *playbook],
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    made = module(host, "conda_env", prefix=f"{ENVS}/moved", python="3.10", channels=[f"{SITE}/channel"])
-    assert "msg" not in made, made
-    files = f"find {ENVS}/moved -type f | sort"
-    before = host.check_output(files)
-    assert "lib/python3.10/site-packages/mine.py" in before
-    failed = role("broken")
-    assert failed.returncode != 0 and "The environment was put back as it was." in failed.stdout, (
-        failed.stdout
-    )
-    assert host.check_output(files) == before
-    done = role("flat")
-    assert done.returncode == 0, done.stdout
-    assert installed(host, f"{ENVS}/moved")["torch"] == "2.14.1+cu130"
-    assert host.check_output("find %s -maxdepth 1 -name '.torchfleet-moved.old'", ENVS) == ""
