@@ -317,6 +317,7 @@ class Gather:
             "APT::Architecture": request["architecture"],
             "APT::Architectures": request["architecture"],
             "APT::Sandbox::User": "root",
+            **({"Acquire::https::CAInfo": self.params["ca_file"]} if self.params["ca_file"] else {}),
         }
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         self.apt_get(request, ["apt-get", *words, "update"])

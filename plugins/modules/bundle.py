@@ -128,6 +128,7 @@ missing: {description: Files that are not whole yet., returned: state joined, ty
 """
 
 import os
+import ssl
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -137,7 +138,19 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.bundle_gather impor
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import DownloadError, Web, secrets
 
 
-def runner(module: AnsibleModule) -> Any:
+def authorities(params: Mapping[str, Any]) -> str:
+    """A file of CAs for the tools that fetch: the system's own, and ``ca_pem``; empty where that is empty."""
+    if not params["ca_pem"].strip():
+        return ""
+    system = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    known = Path(system).read_text("utf-8") if system and Path(system).is_file() else ""
+    path = Path(params["path"], ".work", "authorities.pem")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{known}\n{params['ca_pem']}\n", "utf-8")
+    return str(path)
+
+
+def runner(module: AnsibleModule, ca_file: str) -> Any:
     home = str(Path(module.params["path"], ".work"))
     timeout = [
         module.get_bin_path("timeout", required=True),
@@ -145,6 +158,8 @@ def runner(module: AnsibleModule) -> Any:
         str(module.params["timeout"]),
     ]
     own = {"HOME": home, "NO_COLOR": "1", "LC_ALL": "C"}
+    if ca_file:
+        own.update(dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CONDA_SSL_VERIFY"), ca_file))
 
     def run(command: Sequence[str], environment: Mapping[str, str], stdin: str) -> tuple[int, str, str]:
         found: tuple[int, str, str] = module.run_command(
@@ -167,7 +182,9 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": bool(solved or fetched), "solved": solved, "fetched": fetched, "bytes": 0}
     Path(params["path"]).mkdir(mode=0o755, parents=True, exist_ok=True)
     web = Web(params["connect_timeout"], params["ca_pem"], params["redirects"])
-    return Gather(params["path"], web, runner(module), params).present(requests, params["channels"])
+    ca_file = authorities(params)
+    gather = Gather(params["path"], web, runner(module, ca_file), {**params, "ca_file": ca_file})
+    return gather.present(requests, params["channels"])
 
 
 def verified(module: AnsibleModule) -> dict[str, Any]:

@@ -158,6 +158,18 @@ def test_verified_names_each_fault_and_what_to_do(source: Path, run: Run) -> Non
     assert len(failed["faults"]) == 1
 
 
+def test_the_tools_trust_the_system_and_the_given_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "system.pem"
+    system.write_text("of the system")
+    monkeypatch.setenv("SSL_CERT_FILE", str(system))
+    given = {"path": str(tmp_path / "bundle"), "ca_pem": "of the site"}
+    (tmp_path / "bundle").mkdir()
+    assert Path(bundle_module.authorities(given)).read_text() == "of the system\nof the site\n"
+    assert bundle_module.authorities({**given, "ca_pem": ""}) == ""
+
+
 def test_strays_are_what_neither_the_manifest_nor_an_index_is(source: Path) -> None:
     (source / "wheels/old.whl").write_bytes(b"old")
     assert bundle.strays(str(source), bundle.read(str(source))) == ["wheels/old.whl"]

@@ -80,6 +80,7 @@ class Maker:
             "conda_config": {"default_channels": ["https://x/anaconda/pkgs/main"]},
             "refresh": False,
             "prune": False,
+            "ca_file": "",
         }
         self.fetched: list[str] = []
         monkeypatch.setattr(Gather, "need_uv", lambda _self: "/uv")
@@ -329,7 +330,7 @@ def test_apt_tells_what_that_host_lacks_from_a_root_of_its_own(
         )
 
     monkeypatch.setattr(Gather, "own_sources", look)
-    make(APT)
+    make(APT, ca_file="/authorities.pem")
     assert sorted(make.files) == [
         "apt/debian-12-amd64/dkms_1%3a3.0_amd64.deb",
         "apt/debian-12-amd64/nvidia-driver_535.261.03-1_amd64.deb",
@@ -339,6 +340,7 @@ def test_apt_tells_what_that_host_lacks_from_a_root_of_its_own(
     words = make.tools.asked[1]
     assert words[-2:] == ["--no-install-recommends", "nvidia-driver"] and "--print-uris" in words
     assert any(one.startswith("Dir::State::status=") for one in words)
+    assert "Acquire::https::CAInfo=/authorities.pem" in words
     assert make.tools.asked[2][-1] == "dkms=1:3.0"
     packages = (make.directory / "apt/debian-12-amd64/Packages").read_text()
     assert "Filename: ./nvidia-driver_535.261.03-1_amd64.deb" in packages
