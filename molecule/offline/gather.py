@@ -43,7 +43,11 @@ def play(state: Path, *extra: str) -> list[str]:
 
 
 def run(state: Path, *extra: str, fine: bool = True) -> str:
-    done = subprocess.run(play(state, *extra), capture_output=True, text=True, cwd=ROOT, check=False)
+    # Molecule asks for colours.
+    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_FORCE_COLOR"}
+    done = subprocess.run(
+        play(state, *extra), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
     if (done.returncode == 0) is not fine:
         raise SystemExit(
             f"bundle.yml {extra} ended with {done.returncode}:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
@@ -57,7 +61,10 @@ def fetched(log: Path, since: int) -> dict[str, int]:
     for line in log.read_text().splitlines()[since:]:
         row: dict[str, Any] = json.loads(line)
         path = row["uri"].partition("?")[0].rpartition("/")[2]
-        if path.endswith((".whl", ".conda", ".sh", ".deb", ".tar.bz2")) and row["status"] in (200, 206):
+        # preflight reads the beginning of the installer alone.
+        looked = path.endswith(".sh") and row["bytes"] < ENOUGH
+        wanted = path.endswith((".whl", ".conda", ".sh", ".deb", ".tar.bz2")) and row["status"] in (200, 206)
+        if wanted and not looked:
             found[path] = found.get(path, 0) + row["bytes"]
     return found
 
@@ -76,6 +83,9 @@ def killed(state: Path) -> None:
         if int(on_host("sh", "-c", script)) > ENOUGH:
             break
         time.sleep(0.1)
+    # Its workers are in sessions of their own.
+    run_.send_signal(signal.SIGSTOP)
+    subprocess.run(["pkill", "-9", "--parent", str(run_.pid)], check=True)
     os.killpg(run_.pid, signal.SIGKILL)
     # On the host it is the process that writes the file.
     writes = "ls -l $p/fd 2>/dev/null | grep -q 'torch-.*part'"

@@ -41,6 +41,21 @@ def test_the_host_has_no_way_out(host: Any) -> None:
     routes = [line.split() for line in host.file("/proc/net/route").content_string.splitlines()[1:]]
     assert routes and "00000000" not in [row[1] for row in routes]
     assert host.run("getent hosts mirrors.tuna.tsinghua.edu.cn").rc != 0
+    (mirror,) = json.loads(
+        subprocess.check_output(
+            [
+                "docker",
+                "inspect",
+                "--format",
+                "[{{json .NetworkSettings.Networks.torchfleet.IPAddress}}]",
+                "torchfleet-mirror",
+            ]
+        )
+    )
+    reach = f"import socket; socket.create_connection(({mirror!r}, 443), 3)"
+    assert subprocess.run([sys.executable, "-c", reach], check=False).returncode == 0, "the mirror is down"
+    said = host.run("/usr/bin/python3 -c '%s'", reach.replace("'", '"'))
+    assert said.rc != 0 and "Network is unreachable" in said.stderr, said.stderr
 
 
 def test_pytorch_is_proven(host: Any) -> None:
