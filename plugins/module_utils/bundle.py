@@ -7,6 +7,8 @@ C(manifest.json) tells what is in it and for which requests; pip's, conda's and 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import html
 import json
@@ -15,7 +17,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_prefix import write_whole
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import CHUNK
@@ -49,6 +51,23 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.found}, expected {self.expected}"
+
+
+@contextlib.contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """While it lasts no other run changes the bundle; BundleError where one does already."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BundleError(
+                f"Another run is making the bundle in {directory}; one whose controller was killed goes on. "
+                "Wait until it has ended, and run again: nothing is fetched twice"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def empty() -> dict[str, Any]:

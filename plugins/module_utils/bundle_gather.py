@@ -36,6 +36,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
     download,
 )
 from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import normalise
+from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
 
 WORK = ".work"
 # As the planner calls what conda's channels carry.
@@ -69,8 +70,11 @@ def _row(
 
 
 class Gather:
-    def __init__(self, directory: str, web: Web, run: Run, params: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: str, web: Web, run: Run, params: Mapping[str, Any], progress: Progress
+    ) -> None:
         self.directory, self.web, self.run, self.params = directory, web, run, params
+        self.progress = progress
         self.work = Path(directory, WORK)
         self.manifest = bundle.empty()
         self.fetched: list[str] = []
@@ -454,12 +458,26 @@ class Gather:
         """Those that are not there, or not as they should be; the largest first."""
         rows = self.manifest["files"]
         order = sorted(paths, key=lambda path: -rows[path]["size"])
+        self.progress.phase(
+            self.directory,
+            f"fetching what is missing of {len(order)} files",
+            sum(rows[path]["size"] for path in order),
+            lambda: sum(map(self.arrived, order)),
+        )
         with ThreadPoolExecutor(wheels.PARALLEL) as pool:
             waiting = [pool.submit(self.fetch_one, path) for path in order]
             errors = [future.exception() for future in waiting]
         for error in errors:
             if error:
                 raise error
+
+    def arrived(self, path: str) -> int:
+        """The bytes of it that are there, no more than are known to come."""
+        place = Path(self.directory, path)
+        for one in (place, place.with_name(f"{place.name}.part")):
+            with contextlib.suppress(OSError):
+                return min(one.stat().st_size, int(self.manifest["files"][path]["size"]))
+        return 0
 
     def fetch_one(self, path: str) -> None:
         row = self.manifest["files"][path]
@@ -498,6 +516,7 @@ class Gather:
         for request in requests:
             if self.known(request):
                 continue
+            self.progress.phase(self.directory, f"asking for {request['key']}")
             found = self.solve(request)
             for name, row in found.files.items():
                 old = self.manifest["files"].get(name)

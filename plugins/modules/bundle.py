@@ -88,6 +88,15 @@ options:
     description: Certificates to trust beside the system's, as PEM.
     type: str
     default: ""
+  progress:
+    description: A file that tells once a second how far the gathering is. Left out, none is written.
+    type: path
+  progress_interval:
+    description:
+      - Seconds between two lines that show how far the gathering is. The action plugin, which runs the module
+        in the background and waits for it, prints them; V(0) runs it in the foreground without.
+    type: int
+    default: 15
   redirects:
     description: Hosts to which a mirror may redirect.
     type: list
@@ -136,6 +145,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.torchfleet.gpu.plugins.module_utils import bundle, pip_cli
 from ansible_collections.torchfleet.gpu.plugins.module_utils.bundle_gather import Gather, GatherError
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import DownloadError, Web, secrets
+from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
 
 
 def authorities(params: Mapping[str, Any]) -> str:
@@ -182,9 +192,16 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": bool(solved or fetched), "solved": solved, "fetched": fetched, "bytes": 0}
     Path(params["path"]).mkdir(mode=0o755, parents=True, exist_ok=True)
     web = Web(params["connect_timeout"], params["ca_pem"], params["redirects"])
-    ca_file = authorities(params)
-    gather = Gather(params["path"], web, runner(module, ca_file), {**params, "ca_file": ca_file})
-    return gather.present(requests, params["channels"])
+    progress = Progress(params["progress"])
+    try:
+        with bundle.alone(params["path"]):
+            ca_file = authorities(params)
+            gather = Gather(
+                params["path"], web, runner(module, ca_file), {**params, "ca_file": ca_file}, progress
+            )
+            return gather.present(requests, params["channels"])
+    finally:
+        progress.stop()
 
 
 def verified(module: AnsibleModule) -> dict[str, Any]:
@@ -243,6 +260,8 @@ def main() -> None:
             "volumes_dir": {"type": "path"},
             "volume_bytes": {"type": "int", "default": 0},
             "ca_pem": {"type": "str", "default": ""},
+            "progress": {"type": "path"},
+            "progress_interval": {"type": "int", "default": 15},
             "redirects": {"type": "list", "elements": "str", "default": []},
             "connect_timeout": {"type": "int", "default": 30},
             "timeout": {"type": "int", "default": 1800},

@@ -177,10 +177,7 @@ code:
 
 import contextlib
 import errno
-import json
 import os
-import threading
-import time
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Sequence
 
@@ -204,6 +201,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
 from ansible_collections.torchfleet.gpu.plugins.module_utils.judge import judge
 from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import normalise
 from ansible_collections.torchfleet.gpu.plugins.module_utils.probe import run_probe
+from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
 from ansible_collections.torchfleet.gpu.plugins.module_utils.torch_build import CondaSource, Planned
 from ansible_collections.torchfleet.gpu.plugins.module_utils.wheels import Need, Wheel
 
@@ -234,42 +232,6 @@ class Ready(NamedTuple):
     wheels: list[Wheel]
     need: Need
     surplus: list[str]  # what goes before it
-
-
-class Progress:
-    """Tells once a second, in a file, what is under way."""
-
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-        self.state: dict[str, Any] = {}
-        self.count: Any = None
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        if path:
-            self.thread.start()
-
-    def phase(self, environment: str, phase: str, total: int | None = None, count: Any = None) -> None:
-        """``count`` gives the bytes that have come so far, of ``total``."""
-        self.count = count
-        start = count() if count else 0
-        self.state = {"environment": environment, "phase": phase, "total": total, "start": start}
-        self.state["since"] = time.time()
-
-    def stop(self) -> None:
-        self.ended.set()
-        if self.path and self.thread.is_alive():
-            self.thread.join()
-            with contextlib.suppress(OSError):
-                Path(self.path).unlink()
-
-    def _run(self) -> None:
-        while not self.ended.wait(1):
-            state, count = dict(self.state), self.count
-            try:
-                state.update(bytes=count() if count else None, now=time.time())
-                conda_prefix.write_whole(Path(str(self.path)), json.dumps(state), 0o600)
-            except OSError:
-                continue  # a full disk must not end the change, which will tell of it
 
 
 class Change:

@@ -1,4 +1,4 @@
-"""How far a change of PyTorch is, in one line for a terminal or the log of a CI job."""
+"""How far a module is, in one line for a terminal or the log of a CI job."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 
 def line(state: dict[str, Any], host: str) -> str:
-    """``state``: what torch_env wrote; the rate is that since the phase began."""
-    start = f"{host}: {state.get('environment')}: {state.get('phase')}"
+    """``state``: what the module wrote; the rate is that since the phase began."""
+    start = f"{host}: {state.get('subject')}: {state.get('phase')}"
     count, total = state.get("bytes"), state.get("total")
     seconds = float(state.get("now") or 0) - float(state.get("since") or 0)
     if count is None or not total:

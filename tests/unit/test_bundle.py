@@ -170,6 +170,15 @@ def test_the_tools_trust_the_system_and_the_given_authorities(
     assert bundle_module.authorities({**given, "ca_pem": ""}) == ""
 
 
+def test_two_runs_do_not_make_one_bundle_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path)
+    refused = pytest.raises(bundle.BundleError, match="Another run is making the bundle")
+    with bundle.alone(path), refused, bundle.alone(path):
+        pass
+    with bundle.alone(path):
+        pass
+
+
 def test_strays_are_what_neither_the_manifest_nor_an_index_is(source: Path) -> None:
     (source / "wheels/old.whl").write_bytes(b"old")
     assert bundle.strays(str(source), bundle.read(str(source))) == ["wheels/old.whl"]

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.torchfleet.gpu.plugins.module_utils import bundle, bundle_gather
 from ansible_collections.torchfleet.gpu.plugins.module_utils.bundle_gather import Gather, GatherError
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import Web, download
+from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
 
 HOST = {"machine": "x86_64", "platform": "x86_64-manylinux_2_36", "python": "3.11"}
 WHEELS = {
@@ -83,6 +84,7 @@ class Maker:
             "ca_file": "",
         }
         self.fetched: list[str] = []
+        self.progress = Progress(None)
         monkeypatch.setattr(Gather, "need_uv", lambda _self: "/uv")
         monkeypatch.setattr(Gather, "need_conda", lambda _self: "/conda")
 
@@ -97,7 +99,7 @@ class Maker:
     def __call__(self, *requests: dict[str, Any], **params: Any) -> dict[str, Any]:
         self.fetched.clear()
         self.tools.asked.clear()
-        gather = Gather(str(self.directory), Web(5), self.tools, {**self.params, **params})
+        gather = Gather(str(self.directory), Web(5), self.tools, {**self.params, **params}, self.progress)
         return gather.present(requests, ["pkgs/main"])
 
     @property
@@ -361,3 +363,18 @@ def test_without_apt_another_machine_is_asked_for(make: Maker, monkeypatch: pyte
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(GatherError, match=r"has no apt-get.*bundle_host"):
         make(APT)
+
+
+def test_how_far_the_gathering_is_counts_whole_files_and_parts(make: Maker, site: Path) -> None:
+    make(wheels(site))
+    gather = Gather(str(make.directory), Web(5), make.tools, make.params, make.progress)
+    gather.manifest = bundle.read(str(make.directory))
+    whole, *_ = gather.manifest["files"]
+    size = gather.manifest["files"][whole]["size"]
+    assert gather.arrived(whole) == size > 1
+    place = make.directory / whole
+    place.with_name(f"{place.name}.part").write_bytes(place.read_bytes()[:-1])
+    place.unlink()
+    assert gather.arrived(whole) == size - 1
+    place.with_name(f"{place.name}.part").unlink()
+    assert gather.arrived(whole) == 0

@@ -183,5 +183,5 @@ def test_a_bundle_s_files_stay_where_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_of_progress(state: dict[str, object], line: str) -> None:
-    start = {"environment": "torch", "phase": "fetching 12 wheels from tuna"}
+    start = {"subject": "torch", "phase": "fetching 12 wheels from tuna"}
     assert progress.line({**start, **state}, "gpu07") == line
