@@ -2,7 +2,8 @@
 
 An ordered list of URLs names the same content. The first that delivers it wins; every one that did not is
 named, with the reason. A transfer resumes where it stopped, also when another mirror or another run goes on
-with it, because the sha256 decides in the end.
+with it, because the sha256 decides in the end. Without one a transfer resumes at the same URL alone, where
+its server vouches that the file is still the same one (RFC 9110, If-Range).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO, Any, Iterable, Iterator, NamedTuple
+from typing import IO, Any, Callable, Iterable, Iterator, NamedTuple
 
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 CHUNK = 1 << 20
@@ -130,7 +131,7 @@ class Web:
 
 
 @contextlib.contextmanager
-def _opened(web: Web, url: str, method: str = "GET", offset: int = 0) -> Iterator[Any]:
+def _opened(web: Web, url: str, method: str = "GET", offset: int = 0, validator: str = "") -> Iterator[Any]:
     """Open the URL; every failure of the network or the server becomes a MirrorError."""
     parts = urllib.parse.urlsplit(url)
     request = urllib.request.Request(redact(url), method=method)
@@ -141,6 +142,8 @@ def _opened(web: Web, url: str, method: str = "GET", offset: int = 0) -> Iterato
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
     if offset:
         request.add_header("Range", f"bytes={offset}-")
+        if validator:
+            request.add_header("If-Range", validator)
     try:
         with web.opener.open(request, timeout=web.timeout) as answer:
             yield answer
@@ -183,8 +186,10 @@ def download(web: Web, urls: list[str], dest: str, sha256: str) -> Fetched:
     """Fetch the content with that sha256 to dest, whose directory must be private to the caller.
 
     The bytes gather in dest + ".part", which survives a kill and is taken up by the next call. Without a
-    sha256 there is no telling what a part is part of: it is fetched anew, and over https alone.
+    sha256 (empty) they come over https alone, and a part counts only where its server vouches for it;
+    dest + ".of.part" says what it is part of.
     """
+    origin = Path(dest + ".of.part")
     failures: list[Failure] = []
     with _exclusive(dest + ".part") as part:
         if sha256 and Path(dest).is_file():
@@ -193,19 +198,19 @@ def download(web: Web, urls: list[str], dest: str, sha256: str) -> Fetched:
                     Path(dest + ".part").unlink()
                     return Fetched(dest, _size(whole), _size(whole), [])
         for url in urls:
-            if not sha256:
-                part.truncate(0)
-            resumed_from = _size(part)
+            resumed_from = _size(part) if sha256 or _validator(origin, url) else 0
             try:
                 if sha256:
                     _fetch(web, url, part, sha256)
                 else:
-                    _fetch_unpinned(web, url, part)
+                    _fetch_unpinned(web, url, part, origin)
             except MirrorError as error:
                 failures.append(Failure(redact(url), str(error)))
                 continue
             os.fsync(part.fileno())
             Path(dest + ".part").rename(dest)
+            with contextlib.suppress(FileNotFoundError):
+                origin.unlink()
             return Fetched(redact(url), _size(part), resumed_from, failures)
     raise DownloadError("no mirror delivers the file", failures)
 
@@ -257,24 +262,47 @@ def _fetch(web: Web, url: str, part: IO[bytes], sha256: str) -> None:
             raise MirrorError(f"wrong content: {size} bytes with sha256 {found}, expected sha256 {sha256}")
 
 
-def _fetch_unpinned(web: Web, url: str, part: IO[bytes]) -> None:
+def _fetch_unpinned(web: Web, url: str, part: IO[bytes], origin: Path) -> None:
     if not url.startswith(("https://", "file:/")):
         raise MirrorError("without a sha256 a file is fetched over https alone")
-    for attempt in range(TRIES):
-        part.truncate(0)
+    stalled = 0
+    while True:
+        start = _size(part)
         try:
-            _append(web, url, part)
+            _append(web, url, part, _validator(origin, url), lambda answer: _remember(origin, url, answer))
             return
         except TransientError:
-            if attempt == TRIES - 1:
+            stalled = 0 if _size(part) > start else stalled + 1
+            if stalled == TRIES:
                 raise
 
 
-def _append(web: Web, url: str, part: IO[bytes]) -> int:
-    """Append what is missing, and return the offset at which this mirror's bytes start."""
-    offset = _size(part)
+def _remember(origin: Path, url: str, answer: Any) -> None:
+    """Write down which version of the file begins here; an address may have a password in it."""
+    strong = answer.headers.get("ETag", "")
+    validator = strong if strong.startswith('"') else answer.headers.get("Last-Modified", "")
+    origin.write_text(f"{hashlib.sha256(url.encode()).hexdigest()}\n{validator}", "utf-8")
+
+
+def _validator(origin: Path, url: str) -> str:
+    """What its server called the version of the file that the part is of; empty where nobody knows."""
     try:
-        with _opened(web, url, offset=offset) as answer:
+        place, _, validator = origin.read_text("utf-8").partition("\n")
+    except OSError:
+        return ""
+    return validator if place == hashlib.sha256(url.encode()).hexdigest() else ""
+
+
+def _append(
+    web: Web, url: str, part: IO[bytes], validator: str = "", begins: Callable[[Any], None] | None = None
+) -> int:
+    """Append what is missing, and return the offset at which this mirror's bytes start.
+
+    ``begins``: called with an answer that is the whole; given, only the version of ``validator`` is resumed.
+    """
+    offset = 0 if begins and not validator else _size(part)
+    try:
+        with _opened(web, url, offset=offset, validator=validator) as answer:
             if "html" in answer.headers.get("Content-Type", ""):
                 raise MirrorError("answers with a web page, not with the file")
             resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
@@ -283,10 +311,16 @@ def _append(web: Web, url: str, part: IO[bytes]) -> int:
                 part.truncate(0)
                 if answer.status != 200:
                     raise TransientError(f"answers HTTP {answer.status} to a request for a range")
+            if begins and not offset:
+                part.truncate(0)
+                begins(answer)
             length = answer.headers.get("Content-Length")
             _write(answer, part, offset, int(length) if length else None)
     except MirrorError as error:
         if offset and isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 416:
+            if begins:  # all of it is there, or none of it counts: nobody can tell
+                part.truncate(0)
+                raise TransientError("answers HTTP 416 to a request for a range") from error
             return offset  # nothing is missing, or what is there is of another file: the hash tells
         raise
     return offset

@@ -530,7 +530,7 @@ class Miniconda:
 
     def sweep(self) -> None:
         """Remove what downloads of long ago left; another run may be at work with a newer one."""
-        for path in [*self.state_dir.glob("*.sh"), *self.state_dir.glob("*.sh.part")]:
+        for path in [*self.state_dir.glob("*.sh"), *self.state_dir.glob("*.sh*.part")]:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > STALE:
                     path.unlink()

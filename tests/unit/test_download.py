@@ -25,6 +25,7 @@ class Mirror(BaseHTTPRequestHandler):
 
     seen: ClassVar[list[tuple[str, str, str | None]]] = []
     once: ClassVar[set[str]] = set()
+    validators: ClassVar[dict[str, str]] = {}
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -75,6 +76,20 @@ class Mirror(BaseHTTPRequestHandler):
             self.once.add("dies")
             return self.part(0, cut=dl.CHUNK)
         self.part(start, cut=0)
+
+    def serve_versioned(self, start: int) -> None:
+        """Has a version and obeys If-Range. With ?cut the first is cut, and the next ones deliver nothing."""
+        validator = self.validators["versioned"]
+        if self.headers.get("If-Range", validator) != validator:
+            start = 0
+        headers = {"ETag" if validator.startswith('"') else "Last-Modified": validator}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+        cut = None
+        if "cut" in self.path and len(self.once) <= dl.TRIES:
+            cut = 0 if start else dl.CHUNK
+            self.once.add(str(len(self.once)))
+        self.send(206 if start else 200, BODY[start:], headers, cut)
 
     def serve_missing(self, start: int) -> None:
         self.send(404, b"gone")
@@ -279,28 +294,66 @@ def test_a_redirect_to_a_named_host_is_followed() -> None:
         follow.redirect_request(request, None, 302, "Found", {}, "https://evil.example.org/file")
 
 
-def test_without_a_hash_only_https_and_nothing_is_resumed(
-    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dest = tmp_path / "f"
-    with pytest.raises(dl.DownloadError) as caught:
-        dl.download(WEB, [f"{mirror}/good/file"], str(dest), "")
-    assert "over https alone" in str(caught.value.failures[0])
-    (tmp_path / "f.part").write_bytes(b"of yesterday")
-    dest.write_bytes(b"of last week")
+@pytest.fixture
+def https(mirror: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server has no certificate: the scheme is all that differs."""
     real = dl._opened
-    # The server has no certificate: the scheme is all that differs.
     monkeypatch.setattr(
         dl, "_opened", lambda web, url, **more: real(web, url.replace("https", "http"), **more)
     )
-    fetched = dl.download(
-        WEB,
-        [f"{mirror}/dies/x".replace("http", "https"), f"{mirror}/good/x".replace("http", "https")],
-        str(dest),
-        "",
-    )
+    return mirror.replace("http", "https")
+
+
+def test_without_a_hash_only_https(mirror: str, tmp_path: Path) -> None:
+    with pytest.raises(dl.DownloadError) as caught:
+        dl.download(WEB, [f"{mirror}/good/file"], str(tmp_path / "f"), "")
+    assert "over https alone" in str(caught.value.failures[0])
+
+
+def test_without_a_hash_nothing_is_resumed_that_the_server_does_not_vouch_for(
+    https: str, tmp_path: Path
+) -> None:
+    dest = tmp_path / "f"
+    (tmp_path / "f.part").write_bytes(b"of yesterday")
+    dest.write_bytes(b"of last week")
+    fetched = dl.download(WEB, [f"{https}/dies/x", f"{https}/good/x"], str(dest), "")
     assert dest.read_bytes() == BODY and fetched.resumed_from == 0
     assert {ranged for _, _, ranged in Mirror.seen} == {None}
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("validator", ['"abc"', "Sat, 28 Nov 2026 00:00:00 GMT"])
+def test_without_a_hash_a_cut_transfer_goes_on_where_the_server_vouches_for_it(
+    https: str, tmp_path: Path, validator: str
+) -> None:
+    Mirror.validators = {"versioned": validator}
+    dest = tmp_path / "f"
+    with pytest.raises(dl.DownloadError, match="no mirror"):
+        dl.download(WEB, [f"{https}/versioned/x?cut", f"{https}/missing/x"], str(dest), "")
+    assert (tmp_path / "f.part").stat().st_size == dl.CHUNK
+    fetched = dl.download(WEB, [f"{https}/versioned/x?cut"], str(dest), "")
+    assert (dest.read_bytes(), fetched.resumed_from) == (BODY, dl.CHUNK)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_without_a_hash_a_new_version_is_fetched_whole(https: str, tmp_path: Path) -> None:
+    Mirror.validators = {"versioned": '"old"'}
+    dest = tmp_path / "f"
+    with pytest.raises(dl.DownloadError, match="no mirror"):
+        dl.download(WEB, [f"{https}/versioned/x?cut"], str(dest), "")
+    Mirror.validators = {"versioned": '"new"'}
+    dl.download(WEB, [f"{https}/versioned/x?cut"], str(dest), "")
+    assert dest.read_bytes() == BODY
+
+
+def test_without_a_hash_a_part_of_another_address_is_not_taken_up(https: str, tmp_path: Path) -> None:
+    Mirror.validators = {"versioned": '"same"'}
+    dest = tmp_path / "f"
+    with pytest.raises(dl.DownloadError, match="no mirror"):
+        dl.download(WEB, [f"{https}/versioned/x?cut"], str(dest), "")
+    Mirror.seen.clear()
+    dl.download(WEB, [f"{https}/versioned/other"], str(dest), "")
+    assert [ranged for _, _, ranged in Mirror.seen] == [None] and dest.read_bytes() == BODY
 
 
 def test_passwords_in_urls_as_written_and_as_meant() -> None:
