@@ -39,6 +39,8 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import nor
 from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
 
 WORK = ".work"
+# As the role nvidia_driver names its own files.
+_SOURCE, _PIN = "torchfleet-nvidia.sources", "zz-torchfleet-nvidia.pref"
 # As the planner calls what conda's channels carry.
 _CONDA_NAMES = {"pytorch": "torch", "torchvision": "torchvision", "torchaudio": "torchaudio"}
 _TORCH = ("torch", "torchvision", "torchaudio")
@@ -307,11 +309,12 @@ class Gather:
         ):
             (root / name).mkdir(parents=True)
         (root / "status").write_text(request["status"], "utf-8")
-        (root / "etc/preferences").write_text(request["pin"], "utf-8")
         if request["key_text"]:
             (root / "key.asc").write_text(request["key_text"], "utf-8")
         (root / "etc/sources.list.d/driver.sources").write_text(self.stanzas(request, root), "utf-8")
         self.own_sources(request, root)
+        # As on the host: apt takes the first pin that names a package, and the administrator's are before it.
+        (root / "etc/preferences.d" / _PIN).write_text(request["pin"], "utf-8")
         options = {
             "Dir::Etc": root / "etc",
             "Dir::Etc::trustedparts": "/etc/apt/trusted.gpg.d",
@@ -381,7 +384,7 @@ class Gather:
         for name in ("sources.list", "sources.list.d", "preferences.d"):
             source = Path("/etc/apt", name)
             for path in sorted(source.iterdir()) if source.is_dir() else [source]:
-                if path.is_file():
+                if path.is_file() and path.name not in (_SOURCE, _PIN):
                     shutil.copyfile(path, root / "etc" / path.relative_to("/etc/apt"))
 
     def controls(

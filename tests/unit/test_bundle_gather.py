@@ -326,18 +326,24 @@ def test_apt_tells_what_that_host_lacks_from_a_root_of_its_own(
     offered(make, monkeypatch)
     seen = {}
 
-    def look(self: Gather, request: Any, root: Path) -> None:
+    ask = Gather.apt_get
+
+    def look(self: Gather, request: Any, command: Sequence[str]) -> str:
+        root = self.work / "apt"
         seen.update(
             {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
         )
+        return ask(self, request, command)
 
-    monkeypatch.setattr(Gather, "own_sources", look)
+    monkeypatch.setattr(Gather, "apt_get", look)
     make(APT, ca_file="/authorities.pem")
     assert sorted(make.files) == [
         "apt/debian-12-amd64/dkms_1%3a3.0_amd64.deb",
         "apt/debian-12-amd64/nvidia-driver_535.261.03-1_amd64.deb",
     ]
-    assert seen["status"] == APT["status"] and seen["etc/preferences"] == APT["pin"]
+    assert (
+        seen["status"] == APT["status"] and seen["etc/preferences.d/zz-torchfleet-nvidia.pref"] == APT["pin"]
+    )
     assert "Components: main contrib\nSigned-By: /k.gpg\n" in seen["etc/sources.list.d/driver.sources"]
     words = make.tools.asked[1]
     assert words[-2:] == ["--no-install-recommends", "nvidia-driver"] and "--print-uris" in words
