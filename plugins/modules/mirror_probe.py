@@ -104,6 +104,7 @@ groups:
 
 import html
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -117,6 +118,8 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
     secrets,
     speed,
 )
+
+PARALLEL = 16
 
 
 def _deliver(web: Web, base: str, path: str, expect: str, count: int = 8192) -> None:
@@ -206,11 +209,13 @@ def main() -> None:
         web = Web(module.params["timeout"], module.params["ca_pem"])
     except DownloadError as error:
         module.fail_json(msg=f"{error}.")
+    groups = module.params["groups"]
     sample = (module.params["sample_bytes"], module.params["sample_seconds"])
-    found = {
-        group["name"]: probe(web, group, sample if module.params["order"] == "speed" else None)
-        for group in module.params["groups"]
-    }
+    measures = module.params["order"] == "speed"
+    # A mirror that is silent holds its own group alone; speeds are measured one at a time.
+    with ThreadPoolExecutor(1 if measures else PARALLEL) as pool:
+        results = pool.map(lambda group: probe(web, group, sample if measures else None), groups)
+        found = {group["name"]: result for group, result in zip(groups, results)}
     problems = []
     for name, result in found.items():
         if result["url"] is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.torchfleet.gpu.plugins.module_utils import download
 from ansible_collections.torchfleet.gpu.plugins.modules import mirror_probe
 
 Run = Callable[..., dict[str, Any]]
@@ -41,9 +42,16 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     warnings: list[str] = []
     monkeypatch.setattr(AnsibleModule, "warn", lambda _, text: warnings.append(text))
 
-    def call(urls: list[str], ca_pem: str = "", order: str = "given", **more: Any) -> dict[str, Any]:
+    def call(
+        urls: list[str], ca_pem: str = "", order: str = "given", others: Sequence[str] = (), **more: Any
+    ) -> dict[str, Any]:
         group = {"name": "pypi", "urls": urls, "path": "pip", "expect": "pip-", **more}
-        args = {"groups": [group], "timeout": 2, "ca_pem": ca_pem, "order": order}
+        args = {
+            "groups": [group, *({**group, "name": name} for name in others)],
+            "timeout": 2,
+            "ca_pem": ca_pem,
+            "order": order,
+        }
         with patch_module_args(args), pytest.raises(SystemExit):
             mirror_probe.main()
         return {**json.loads(capsys.readouterr().out.splitlines()[-1]), "warnings": warnings}
@@ -69,6 +77,18 @@ def test_the_dead_and_the_lying_are_named_and_go_last(run: Run, mirror: str) -> 
     warnings = str(found["warnings"])
     assert f"{DEAD}/pip: connection refused" in warnings
     assert f"{mirror}/portal/pip: answers, but 'pip-' is not in" in warnings
+
+
+def test_a_group_does_not_wait_for_another(run: Run, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def meet(*arguments: Any) -> bytes:
+        together.wait()
+        return download.peek(*arguments)
+
+    monkeypatch.setattr(mirror_probe, "peek", meet)
+    found = run([f"{mirror}/good"], others=["second", "third"])
+    assert [result["url"] for result in found["groups"].values()] == [f"{mirror}/good"] * 3
 
 
 def test_none_alive_names_all(run: Run, mirror: str) -> None:
