@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 # apt-get --simulate: "Inst NAME [OLD] (NEW ORIGIN [ARCH])", "Remv NAME [OLD]", "Purg NAME [OLD]".
 APT_STEP = re.compile(r"^(Inst|Remv|Purg) (\S+)(?: \[([^\]]+)\])?(?: \((\S+) )?", re.M)
+APT_HELD = re.compile(r"^The following held packages will be changed:\n((?:  .*\n)+)", re.M)
 APT_POLICY = re.compile(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)", re.M)
 
 # Brought by a driver, of no branch.
@@ -41,10 +42,15 @@ UPSTREAM = re.compile(r"(?:\d+:)?(\d{3}\.\d+(?:\.\d+)?)")
 
 
 def apt_changes(text: str) -> list[Json]:
-    """The packages that ``apt-get --simulate`` would change; ``from`` null: new, ``to`` null: removed."""
+    """The packages that ``apt-get --simulate`` would change; ``from`` null: new, ``to`` null: removed.
+
+    ``held``: true where it would change a package that is held.
+    """
+    held = {name for block in APT_HELD.findall(text) for name in block.split()}
     rows = {}
     for step, name, old, new in APT_STEP.findall(text):
-        rows[name] = {"name": name, "from": old or None, "to": new if step == "Inst" else None}
+        to = new if step == "Inst" else None
+        rows[name] = {"name": name, "from": old or None, "to": to, **({"held": True} if name in held else {})}
     return [rows[name] for name in sorted(rows)]
 
 
@@ -120,6 +126,11 @@ def driver_objections(changes: Iterable[Json], branch: str, version: str = "auto
                     f"it would install a kernel, {step}: upgrade the kernel by itself first, or take a branch"
                     " whose modules fit the installed one"
                 )
+        elif row.get("held") and not _is_driver(row):
+            said.append(
+                f"it would change {step}, which is held and no part of the driver: release it first,"
+                " if that is wanted"
+            )
         elif to is None:
             if not _is_driver(row):
                 said.append(

@@ -51,6 +51,24 @@ Conf nvidia-kernel-dkms (535.309.01-0+deb12u1 Debian-Security:12/oldstable-secur
 """
 
 
+# apt 2.6 on Debian 12 with APT::Ignore-Hold, from the proprietary to the open module; libssl3 was put in.
+HELD = """\
+The following NEW packages will be installed:
+  nvidia-open-kernel-dkms nvidia-open-kernel-support
+The following held packages will be changed:
+  firmware-nvidia-gsp libcuda1 libssl3
+  nvidia-kernel-dkms
+The following packages will be DOWNGRADED:
+  firmware-nvidia-gsp libcuda1
+0 upgraded, 2 newly installed, 9 downgraded, 2 to remove and 0 not upgraded.
+Remv nvidia-kernel-dkms [535.309.01-0+deb12u1]
+Inst libcuda1 [535.309.01-0+deb12u1] (535.261.03-1 Debian:12.15/oldstable [amd64]) []
+Inst libssl3 [3.0.17-1] (3.0.18-1 Debian:12.15/oldstable [amd64])
+Inst firmware-nvidia-gsp [535.309.01-0+deb12u1] (535.261.03-1 Debian:12.15/oldstable [amd64])
+Inst nvidia-open-kernel-dkms (535.261.03-1 Debian:12.15/oldstable [amd64])
+"""
+
+
 def new(name: str, version: str) -> dict[str, Any]:
     return {"name": name, "from": None, "to": version}
 
@@ -112,6 +130,18 @@ def test_what_is_not_the_planned_driver_is_refused(change: dict[str, Any], branc
     assert len(objections) == 1
     assert said in objections[0]
     assert change["name"] in objections[0]
+
+
+def test_what_the_role_holds_may_change_and_nothing_else_that_is_held() -> None:
+    changes = packages.apt_changes(HELD)
+    assert [row["name"] for row in changes if row.get("held")] == [
+        "firmware-nvidia-gsp",
+        "libcuda1",
+        "libssl3",
+        "nvidia-kernel-dkms",
+    ]
+    (said,) = packages.driver_objections(changes, "535")
+    assert "libssl3 3.0.17-1 -> 3.0.18-1, which is held and no part of the driver" in said
 
 
 @pytest.mark.parametrize(
