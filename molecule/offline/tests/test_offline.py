@@ -33,7 +33,12 @@ def name(host: Any) -> str:
 def site(host: str, bundle: Path, *extra: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(STATE / "inventory")]
     command += [str(ROOT / "site.yml"), "--limit", host, "-e", f"mirrors_bundle={bundle}", *extra]
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_FORCE_COLOR": "0",
+        "ANSIBLE_NOCOLOR": "1",
+    }
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -54,7 +59,7 @@ def test_the_host_has_no_way_out(host: Any) -> None:
     )
     reach = f"import socket; socket.create_connection(({mirror!r}, 443), 3)"
     assert subprocess.run([sys.executable, "-c", reach], check=False).returncode == 0, "the mirror is down"
-    said = host.run("/usr/bin/python3 -c '%s'", reach.replace("'", '"'))
+    said = host.run("/usr/bin/python3 -c %s", reach)
     assert said.rc != 0 and "Network is unreachable" in said.stderr, said.stderr
 
 

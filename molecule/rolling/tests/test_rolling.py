@@ -70,6 +70,7 @@ def play(playbook: str, limit: str, scheduler: Scheduler | None = None, **variab
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_FORCE_COLOR": "0",
         "ANSIBLE_NOCOLOR": "1",
         "COLUMNS": "250",
     }
