@@ -31,8 +31,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - Rows of C(name), C(from) (null for a new package) and C(to) (null for one that goes); C(held) is true for
-      a held package of apt.
+    - Rows of C(name), C(from) (null for a new package), C(to) (null for one that goes); C(held) is true for a
+      held package of apt.
   type: list
 """
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Container, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from ansible_collections.torchfleet.gpu.plugins.module_utils.conda_prefix import write_whole
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import CHUNK
@@ -26,6 +26,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import nor
 FORMAT = 1
 MANIFEST = "manifest.json"
 WHEELS, INSTALLERS, CONDA, SIMPLE, APT = "wheels", "installers", "anaconda", "pypi/simple", "apt"
+_TOPS = sorted(top.split("/")[0] for top in (WHEELS, INSTALLERS, CONDA, SIMPLE, APT))
 APT_CONFIGURATION = f"{APT}/apt.conf"
 # The driver's repository alone, by a list and a cache of its own: what else the host has is out of reach.
 _APT = """\
@@ -250,9 +251,8 @@ def verify(directory: str, manifest: Mapping[str, Any]) -> list[Fault]:
 def strays(directory: str, manifest: Mapping[str, Any]) -> list[str]:
     """Files below the bundle's own directories that nothing needs."""
     known = {*manifest["files"], *indexes(manifest)}
-    tops = {top.split("/")[0] for top in (WHEELS, INSTALLERS, CONDA, SIMPLE, APT)}
     found = []
-    for top in sorted(tops):
+    for top in _TOPS:
         for path in sorted(Path(directory, top).rglob("*")):
             name = str(path.relative_to(directory))
             if path.is_file() and name not in known:
@@ -280,7 +280,10 @@ def licence_of_wheel(path: Path) -> str:
 
 
 def split(directory: str, target: str, size: int, piece: int = _PIECE) -> list[str]:
-    """Lays the bundle into C(target)/1, 2, ... of at most C(size) bytes each; one manifest in each."""
+    """Lays the bundle into C(target)/1, 2, ... of at most C(size) bytes each; one manifest in each.
+
+    What an earlier split left there goes first, for it would take the room.
+    """
     manifest = read(directory)
     overhead = Path(directory, MANIFEST).stat().st_size
     room = size - overhead
@@ -297,24 +300,50 @@ def split(directory: str, target: str, size: int, piece: int = _PIECE) -> list[s
                 place = []
                 volumes.append(place)
             place.append((path, number * piece, length, number, count))
+    for path in Path(target).glob(f"[0-9]*/{MANIFEST}"):
+        if path.parent.name.isdigit() and int(path.parent.name) > len(volumes):
+            _clear(path.parent, ())
+            path.unlink()
+            with contextlib.suppress(OSError):  # there is more in it, which is not ours
+                path.parent.rmdir()
     made = []
     for number, parts in enumerate(volumes, 1):
         volume = Path(target, str(number))
         volume.mkdir(parents=True, exist_ok=True)
-        for path, offset, length, part, count in parts:
-            name = path if count == 1 else f"{path}.piece-{part + 1}-of-{count}"
+        named = {
+            part[0] if part[4] == 1 else f"{part[0]}.piece-{part[3] + 1}-of-{part[4]}": part for part in parts
+        }
+        _clear(volume, named)
+        write(str(volume), manifest)
+        for name, (path, offset, length, _, _) in named.items():
             _lay(Path(directory, path), volume / name, offset, length)
-        shutil.copyfile(Path(directory, MANIFEST), volume / MANIFEST)
         made.append(str(volume))
     return made
 
 
+def _clear(volume: Path, keep: Container[str]) -> None:
+    for top in _TOPS:
+        for path in [*sorted(Path(volume, top).rglob("*"), reverse=True), Path(volume, top)]:
+            if path.is_dir():
+                with contextlib.suppress(OSError):  # not empty
+                    path.rmdir()
+            elif path.is_file() and str(path.relative_to(volume)) not in keep:
+                path.unlink()
+
+
 def _lay(source: Path, dest: Path, offset: int, length: int) -> None:
-    """A link where the whole file goes and the file system allows it, else a copy."""
-    if dest.is_file() and dest.stat().st_size == length:
-        return
+    """A link where the whole file goes and the file system allows it, else a copy.
+
+    What is there with the time of its source stays; size alone would keep another version.
+    """
+    was = source.stat()
+    if dest.is_file():
+        found = dest.stat()
+        if (found.st_size, found.st_mtime_ns) == (length, was.st_mtime_ns):
+            return
+        dest.unlink()
     dest.parent.mkdir(parents=True, exist_ok=True)
-    if offset == 0 and length == source.stat().st_size:
+    if offset == 0 and length == was.st_size:
         try:
             os.link(str(source), str(dest))
             return
@@ -323,6 +352,7 @@ def _lay(source: Path, dest: Path, offset: int, length: int) -> None:
     with source.open("rb") as reader, Path(f"{dest}.part").open("wb") as writer:
         reader.seek(offset)
         _copy(reader, writer, length)
+    os.utime(f"{dest}.part", ns=(was.st_atime_ns, was.st_mtime_ns))
     Path(f"{dest}.part").replace(dest)
 
 
@@ -356,7 +386,7 @@ def join(directory: str, volumes: Sequence[str]) -> list[str]:
     for path in manifest["files"]:
         if not _there(directory, path, manifest):
             _assemble(Path(directory, path), manifest["files"][path]["size"])
-    shutil.copyfile(Path(volumes[0], MANIFEST), have)
+    write(directory, manifest)
     write_indexes(directory, manifest)
     return lacking(directory, manifest["files"])
 

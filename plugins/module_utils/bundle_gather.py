@@ -469,10 +469,16 @@ class Gather:
         )
         with ThreadPoolExecutor(wheels.PARALLEL) as pool:
             waiting = [pool.submit(self.fetch_one, path) for path in order]
-            errors = [future.exception() for future in waiting]
+            errors = [error for error in (future.exception() for future in waiting) if error]
         for error in errors:
-            if error:
+            if not isinstance(error, GatherError):
                 raise error
+        if errors:
+            raise GatherError(
+                f"{'; '.join(map(str, errors))}. The next run goes on with what arrived so far. What is gone "
+                "there for good: bundle_refresh=true solves again without it, bundle_prune=true forgets what "
+                "no host needs any more"
+            )
 
     def arrived(self, path: str) -> int:
         """The bytes of it that are there, no more than are known to come."""
@@ -490,7 +496,7 @@ class Gather:
             done = download(self.web, [row["url"], *row.get("mirrors", [])], str(dest), row["sha256"])
         except (DownloadError, MirrorError) as error:
             told = "; ".join(map(str, getattr(error, "failures", []))) or str(error)
-            raise GatherError(f"{path}: {told}. The next run goes on with what arrived so far") from error
+            raise GatherError(f"{path}: {told}") from error
         dest.chmod(0o644)
         self.record(path, row, dest, done)
 
@@ -515,12 +521,16 @@ class Gather:
             self.manifest = bundle.read(self.directory)
         self.manifest["channels"] = sorted({*self.manifest["channels"], *channels})
         self.work.mkdir(parents=True, exist_ok=True)
-        solved = []
+        solved, errors = [], []
         for request in requests:
             if self.known(request):
                 continue
             self.progress.phase(self.directory, f"asking for {request['key']}")
-            found = self.solve(request)
+            try:
+                found = self.solve(request)
+            except GatherError as error:
+                errors.append(str(error))
+                continue
             for name, row in found.files.items():
                 old = self.manifest["files"].get(name)
                 # A file of the same name has other content where its hash differs: the newer word counts.
@@ -535,6 +545,9 @@ class Gather:
             self.manifest["complete"] = False
             bundle.write(self.directory, self.manifest)
             solved.append(request["key"])
+        if errors:
+            raise GatherError("; ".join(dict.fromkeys(errors)))
+        self.forget_lost()
         unneeded = self.unneeded([request["key"] for request in requests])
         self.fetch(list(self.manifest["files"]))
         removed = self.remove(unneeded) if self.params["prune"] else []
@@ -554,6 +567,14 @@ class Gather:
     def known(self, request: Mapping[str, Any]) -> bool:
         old = self.manifest["requests"].get(request["key"])
         return bool(old and old["digest"] == request.get("digest", "") and not self.params["refresh"])
+
+    def forget_lost(self) -> None:
+        """What no request needs any more and is not there whole: its mirrors may have it no longer."""
+        files = self.manifest["files"]
+        for name in set(files) - set(bundle.needed(self.manifest, self.manifest["requests"])):
+            path = Path(self.directory, name)
+            if not path.is_file() or bundle.digest(path) != files[name]["sha256"]:
+                del files[name]
 
     def unneeded(self, keys: Sequence[str]) -> list[str]:
         """Files of requests that the fleet makes no longer, which no other needs, and those nobody knows."""

@@ -29,6 +29,8 @@ SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 CHUNK = 1 << 20
 # So often a transfer is taken up again at one mirror without a byte of progress.
 TRIES = 3
+# Seconds before the first such try, doubled before each further one: a mirror that is overloaded needs them.
+PAUSE = 1.0
 
 
 class Failure(NamedTuple):
@@ -107,6 +109,8 @@ def _explain(error: BaseException) -> MirrorError:
         return MirrorError("its name does not resolve")
     if isinstance(error, socket.timeout):
         return TransientError("no answer in time")
+    if isinstance(error, FileNotFoundError):
+        return MirrorError(str(error))
     if isinstance(error, ConnectionRefusedError):
         return MirrorError("connection refused")
     return TransientError(str(error) or type(error).__name__)
@@ -249,10 +253,8 @@ def _fetch(web: Web, url: str, part: IO[bytes], sha256: str) -> None:
         start = _size(part)
         try:
             start = _append(web, url, part)
-        except TransientError:
-            stalled = 0 if _size(part) > start else stalled + 1
-            if stalled == TRIES:
-                raise
+        except TransientError as error:
+            stalled = _pause(error, stalled, _size(part) > start)
             continue
         found, size = _digest(part), _size(part)
         if found == sha256:
@@ -271,10 +273,18 @@ def _fetch_unpinned(web: Web, url: str, part: IO[bytes], origin: Path) -> None:
         try:
             _append(web, url, part, _validator(origin, url), lambda answer: _remember(origin, url, answer))
             return
-        except TransientError:
-            stalled = 0 if _size(part) > start else stalled + 1
-            if stalled == TRIES:
-                raise
+        except TransientError as error:
+            stalled = _pause(error, stalled, _size(part) > start)
+
+
+def _pause(error: TransientError, stalled: int, progress: bool) -> int:
+    """Wait where nothing came; returns how many tries in a row brought nothing, raises after the last."""
+    if progress:
+        return 0
+    if stalled + 1 == TRIES:
+        raise error
+    time.sleep(PAUSE * 2**stalled)
+    return stalled + 1
 
 
 def _remember(origin: Path, url: str, answer: Any) -> None:

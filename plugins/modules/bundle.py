@@ -26,8 +26,9 @@ options:
   state:
     description:
       - V(present) makes or updates the bundle; V(verified) fails where a file is missing or damaged, and
-        names
-        each; V(split) lays it into volumes of O(volume_bytes); V(joined) puts it together from O(volumes).
+        names each; V(split) lays it into volumes of O(volume_bytes), in place of what an earlier one left
+        there; V(joined) puts it together from O(volumes), verifies it, and takes what is damaged from them
+        again.
     type: str
     choices: [present, verified, split, joined]
     default: present
@@ -131,11 +132,12 @@ unneeded: {description: Files that nothing needs., returned: state present, type
 removed: {description: Those of them that were removed., returned: state present, type: list, elements: str}
 files: {description: How many files the bundle has., returned: success, type: int}
 size: {description: How many bytes the files of the bundle have., returned: success, type: int}
-faults: {description: What is missing or damaged., returned: state verified, type: list, elements: str}
+faults: {description: What is missing or damaged., returned: not whole, type: list, elements: str}
 volumes: {description: The volumes that were made., returned: state split, type: list, elements: str}
 missing: {description: Files that are not whole yet., returned: state joined, type: list, elements: str}
 """
 
+import contextlib
 import os
 import ssl
 from pathlib import Path
@@ -206,17 +208,22 @@ def present(module: AnsibleModule) -> dict[str, Any]:
 
 def verified(module: AnsibleModule) -> dict[str, Any]:
     manifest = bundle.read(module.params["path"])
-    faults = [str(one) for one in bundle.verify(module.params["path"], manifest)]
+    refuse(module, manifest, bundle.verify(module.params["path"], manifest))
+    return {"changed": False, "faults": []}
+
+
+def refuse(module: AnsibleModule, manifest: Mapping[str, Any], found: Sequence[bundle.Fault]) -> None:
+    """Fails where the bundle is not whole."""
+    faults = [str(one) for one in found]
     if not manifest["complete"]:
         faults.append("the run that made it did not come to its end")
     if faults:
         module.fail_json(
             msg=f"The bundle in {module.params['path']} is not whole: {'; '.join(faults)}. Run "
-            f"playbooks/bundle.yml again "
-            "where there is a network: it fetches what is missing or damaged, and nothing else.",
+            "playbooks/bundle.yml again where there is a network: it fetches what is missing or damaged, and "
+            "nothing else. Or join it (bundle_state=joined) from volumes that are whole.",
             faults=faults,
         )
-    return {"changed": False, "faults": []}
 
 
 def split(module: AnsibleModule) -> dict[str, Any]:
@@ -224,18 +231,44 @@ def split(module: AnsibleModule) -> dict[str, Any]:
     target = params["volumes_dir"] or f"{params['path']}.volumes"
     if module.check_mode:
         return {"changed": True, "volumes": []}
-    before = sorted(str(path) for path in Path(target).rglob("*")) if Path(target).is_dir() else []
+    before = laid(target)
     made = bundle.split(params["path"], target, params["volume_bytes"])
-    return {"changed": before != sorted(str(path) for path in Path(target).rglob("*")), "volumes": made}
+    return {"changed": before != laid(target), "volumes": made}
+
+
+def laid(target: str) -> dict[str, Any]:
+    """What is in the volumes; a manifest is written each time."""
+    return {
+        str(path): path.read_bytes() if path.name == bundle.MANIFEST else path.stat().st_mtime_ns
+        for path in Path(target).rglob("*")
+        if path.is_file()
+    }
 
 
 def joined(module: AnsibleModule) -> dict[str, Any]:
     path, volumes = module.params["path"], module.params["volumes"]
     manifest = bundle.read(volumes[0])
-    lacking = bundle.lacking(path, manifest["files"])
-    if module.check_mode or not lacking:
-        return {"changed": bool(lacking), "missing": lacking}
-    return {"changed": True, "missing": bundle.join(path, volumes)}
+    # A run that was killed may have come to its last file, and to no manifest.
+    begun = not Path(path, bundle.MANIFEST).is_file() or bundle.read(path) != manifest
+    missing = bundle.lacking(path, manifest["files"])
+    changed = begun or bool(missing)
+    if changed and not module.check_mode:
+        missing = bundle.join(path, volumes)
+    if missing or (begun and module.check_mode):
+        return {"changed": True, "missing": missing}
+    faults = bundle.verify(path, manifest)
+    if faults and module.check_mode:
+        return {"changed": True, "missing": []}
+    if faults:
+        for fault in faults:
+            with contextlib.suppress(FileNotFoundError):
+                Path(path, fault.path).unlink()
+        missing = bundle.join(path, volumes)
+        faults = [] if missing else bundle.verify(path, manifest)
+        changed = True
+    if not missing:
+        refuse(module, manifest, faults)
+    return {"changed": changed, "missing": missing}
 
 
 def main() -> None:

@@ -101,5 +101,5 @@ class Background(ActionBase):  # type: ignore[misc]
             state = json.loads(text)
         except ValueError:
             return
-        if isinstance(state, dict):
+        if isinstance(state, dict) and state.get("phase"):  # before that it waits for another run
             Display().display(line(state, host))

@@ -260,8 +260,10 @@ def problems(
     for request in wanted:
         if request["key"] in manifest["requests"]:
             continue
-        fix = "run playbooks/bundle.yml with this host in the inventory where there is a network, and carry "
-        "the bundle again"
+        fix = (
+            "run playbooks/bundle.yml with this host in the inventory where there is a network, and carry "
+            "the bundle again"
+        )
         if request["kind"] == "rpm":
             fix = (
                 "a bundle carries packages of apt alone: install the driver first, or name a repository of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,88 @@ def test_volumes_are_of_their_size_and_join_in_any_order(source: Path, tmp_path:
     assert bundle.verify(str(joined), bundle.read(str(joined))) == []
     assert not list(joined.rglob("*.piece-*"))
     assert bundle.split(str(source), str(tmp_path / "volumes"), size) == volumes
+
+
+def test_volumes_take_the_place_of_the_former_ones(source: Path, tmp_path: Path, run: Run) -> None:
+    manifest = bundle.read(str(source))
+
+    def add(name: str, data: bytes) -> None:
+        (source / "part").write_bytes(data)
+        (source / "part").replace(source / name)  # as a download does
+        row = {"url": "https://x/y", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        manifest["files"][name] = {**row, "licence": "MIT"}
+        bundle.write(str(source), manifest)
+
+    def laid() -> dict[str, Any]:
+        return run(
+            bundle_module,
+            path=str(source),
+            state="split",
+            volumes_dir=str(tmp_path / "volumes"),
+            volume_bytes=(2 << 20) + 8192,
+        )
+
+    mb = 1 << 20
+    add("installers/a.sh", b"a" * (4 * mb))
+    add("installers/b.sh", b"b" * mb)
+    assert [Path(one).name for one in laid()["volumes"]] == ["1", "2", "3"]
+    assert laid()["changed"] is False
+    own = tmp_path / "volumes/3/of the owner"
+    own.write_text("stays")
+    add("installers/b.sh", b"B" * mb)
+    del manifest["files"]["installers/a.sh"]
+    (source / "installers/a.sh").unlink()
+    add("installers/c.sh", b"c" * (mb + mb // 2))
+    done = laid()
+    assert done["changed"] is True
+    assert [Path(one).name for one in done["volumes"]] == ["1", "2"]
+    files = [path for path in (tmp_path / "volumes").rglob("*") if path.is_file()]
+    assert not [path for path in files if "a.sh" in path.name]
+    assert [path for path in files if "3" in path.parts] == [own]
+    assert bundle.join(str(tmp_path / "joined"), done["volumes"]) == []
+    assert (tmp_path / "joined/installers/b.sh").read_bytes() == b"B" * mb
+
+
+def join(run: Run, joined: Path, *volumes: Path, check: bool = False) -> dict[str, Any]:
+    given = {"path": str(joined), "state": "joined", "volumes": [str(one) for one in volumes]}
+    return run(bundle_module, check, **given)
+
+
+def test_a_damaged_file_is_taken_from_the_volumes_again(source: Path, tmp_path: Path, run: Run) -> None:
+    joined = tmp_path / "joined"
+    assert join(run, joined, source)["changed"] is True
+    assert join(run, joined, source)["changed"] is False
+    wheel = "wheels/einops-0.8.1-py3-none-any.whl"
+    (joined / wheel).unlink()  # a link to that of the volume
+    (joined / wheel).write_bytes(b"einopz")
+    (joined / "pypi/simple/index.html").write_text("?")
+    assert join(run, joined, source, check=True)["changed"] is True
+    assert (joined / wheel).read_bytes() == b"einopz"
+    done = join(run, joined, source)
+    assert done["changed"] is True and done["missing"] == []
+    assert (joined / wheel).read_bytes() == b"einops"
+    assert join(run, joined, source)["changed"] is False
+
+
+def test_a_file_that_is_damaged_on_its_volume_is_named(source: Path, tmp_path: Path, run: Run) -> None:
+    wheel = "wheels/einops-0.8.1-py3-none-any.whl"
+    (source / wheel).write_bytes(b"einopz")
+    failed = join(run, tmp_path / "joined", source)
+    assert failed["failed"] and [one.partition(":")[0] for one in failed["faults"]] == [wheel]
+    (source / wheel).unlink()
+    (source / wheel).write_bytes(b"einops")
+    assert join(run, tmp_path / "joined", source)["missing"] == []
+
+
+def test_a_join_that_was_killed_before_its_end_is_ended(source: Path, tmp_path: Path, run: Run) -> None:
+    joined = tmp_path / "joined"
+    shutil.copytree(source, joined)
+    (joined / bundle.MANIFEST).unlink()
+    shutil.rmtree(joined / "pypi")
+    assert join(run, joined, source, check=True)["changed"] is True
+    done = join(run, joined, source)
+    assert (done["changed"], done["missing"], done["files"]) == (True, [], len(FILES))
+    assert bundle.verify(str(joined), bundle.read(str(joined))) == []
 
 
 def test_a_volume_of_another_bundle_is_refused(source: Path, tmp_path: Path) -> None:

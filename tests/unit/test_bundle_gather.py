@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -160,6 +161,40 @@ class TestWheels:
         done = make(wheels(site))
         assert make.fetched == [jinja2.name] and not done["solved"] and not make.tools.asked
         assert bundle.read(str(make.directory))["complete"] is True
+
+    def test_what_went_upstream_is_forgotten_once_nothing_needs_it(self, make: Maker, site: Path) -> None:
+        torch, jinja2 = WHEELS
+        make(wheels(site))
+        entry = bundle.read(str(make.directory))
+        (site / torch).unlink()
+        newer = site / "torch-2.13.0+cpu-1-cp311-cp311-linux_x86_64.whl"
+        newer.write_bytes(b"torch, built again")
+        for spoil in (Path.unlink, lambda path: path.write_bytes(b"TORCH")):
+            spoil(make.directory / "wheels" / torch)
+            with pytest.raises(GatherError, match=f"{re.escape(torch)}: .*bundle_refresh=true"):
+                make(wheels(site))
+            done = make(wheels(site), refresh=True)
+            assert sorted(make.files) == sorted([f"wheels/{jinja2}", f"wheels/{newer.name}"])
+            assert make.fetched == [newer.name]
+            assert bundle.verify(str(make.directory), bundle.read(str(make.directory))) == []
+            (make.directory / "wheels" / torch).write_bytes(b"torch")
+            (make.directory / "wheels" / newer.name).unlink()
+            bundle.write(str(make.directory), entry)
+        assert done["unneeded"] == [f"wheels/{torch}"]
+
+    def test_all_that_cannot_be_had_is_told_at_once(self, make: Maker, site: Path) -> None:
+        request = {"kind": "installer", "sha256": "0" * 64, "licence": "MIT"}
+        gone = [
+            {**request, "key": name, "file": f"{name}.sh", "urls": [(site / name).as_uri()]}
+            for name in ("one", "two")
+        ]
+        with pytest.raises(GatherError, match=r"(?s)one\.sh: .*two\.sh: ") as caught:
+            make(*gone)
+        assert str(caught.value).count("The next run goes on") == 1
+        bad = [conda(key=key, wish={"packages": [f"-c {key}"]}) for key in ("left", "right")]
+        with pytest.raises(GatherError, match=r"left: packages: .*; right: packages: "):
+            make(bad[0], wheels(site), bad[1])
+        assert "torch" in bundle.read(str(make.directory))["requests"], "what could be had is solved"
 
     def test_a_damaged_file_is_fetched_again_and_no_other(self, make: Maker, site: Path) -> None:
         make(wheels(site))

@@ -204,6 +204,7 @@ def test_each_thing_that_is_missing_is_named_with_what_to_do() -> None:
     assert [one["code"] for one in found] == ["not_in_bundle"] * 2
     assert "does not carry uv 0.13.9 for x86_64" in found[0]["found"] and "driver 580." in found[1]["found"]
     assert all("playbooks/bundle.yml" in one["fix"] for one in found)
+    assert all(one["fix"].endswith("and carry the bundle again") for one in found)
 
 
 def test_a_driver_of_rpm_is_told_to_come_another_way() -> None:

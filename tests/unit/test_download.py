@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -116,6 +117,7 @@ class Mirror(BaseHTTPRequestHandler):
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Mirror, "seen", [])
     monkeypatch.setattr(Mirror, "once", set())
+    monkeypatch.setattr(dl, "PAUSE", 0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
@@ -175,6 +177,19 @@ def test_a_cut_transfer_goes_on_at_the_same_mirror(mirror: str, tmp_path: Path) 
     assert get(mirror, tmp_path / "f", "cut").failures == []
     starts = [None, *(f"bytes={n * dl.CHUNK}-" for n in (1, 2, 3))]
     assert [ranged for _, _, ranged in Mirror.seen] == starts
+
+
+def test_a_mirror_that_is_overloaded_is_left_alone_for_longer_each_time(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(dl, "PAUSE", 0.5)
+    monkeypatch.setattr(dl, "time", SimpleNamespace(sleep=waits.append))
+    get(mirror, tmp_path / "f", "down", "good")
+    assert waits == [0.5, 1.0]
+    get(mirror, tmp_path / "g", "cut")
+    dl.download(WEB, [f"file://{tmp_path}/gone", f"{mirror}/good/file"], str(tmp_path / "h"), SHA)
+    assert waits == [0.5, 1.0], "neither where bytes come nor where a file is missing"
 
 
 def test_a_killed_run_is_taken_up(mirror: str, tmp_path: Path) -> None:

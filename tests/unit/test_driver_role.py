@@ -80,6 +80,7 @@ FOREIGN: Json = {"kind": "run", "version": "580.65.06", "path": "/usr/bin/nvidia
 JOB: Json = {"pid": 4242, "name": "python3", "user": "alice", "container": None}
 DAEMON: Json = {"pid": 700, "name": "nvidia-persiste", "user": "root", "container": None}
 KEY: Json = {"path": "/var/lib/dkms/mok.pub", "name": "DKMS module signing key", "enrolled": True}
+PASSWORD = 's3/c"r@t'
 
 
 def case(plan: Json, truth: Json | None = None, driver: Json | None = None, **variables: Any) -> Json:
@@ -120,6 +121,21 @@ REFUSED: dict[str, tuple[Json, list[str]]] = {
         ),
         ["nvidia_driver_local_repository", "fingerprint"],
     ),
+    **{
+        f"password-in-{key}": (
+            case(
+                {**UPGRADE, "repository": "local"},
+                nvidia_driver_local_repository={
+                    "url": "http://mirror.lab/nvidia",
+                    "key_url": "http://mirror.lab/key",
+                    "fingerprint": "0" * 40,
+                    key: f"https://bob:{PASSWORD}@mirror.lab/x",
+                },
+            ),
+            ["without a password", f'"{key}": "***@mirror.lab/x"'],
+        )
+        for key in ("url", "key_url")
+    },
     "unknown-system": (
         case(UPGRADE, {"os": {**TRUTH["os"], "id": "gentoo", "name": "Gentoo Linux"}}),
         ["no data for Gentoo Linux", "gentoo.yml"],
@@ -241,6 +257,7 @@ def test_a_refusal_comes_before_the_first_change_and_says_what_to_do(
     missing = [text for text in REFUSED[name][1] if text not in outcome[name]["said"]]
     assert not missing, outcome[name]["said"]
     assert outcome[name]["said"].startswith(f"{name}: ")
+    assert not [part for part in ("s3", "r@t") if part in outcome[name]["said"]]
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)

@@ -278,6 +278,14 @@ def test_a_wish_that_cannot_be_meant_stops_with_all_that_is_wrong(tmp_path: Path
     assert "found onboard_adresses, which nothing reads; did you mean onboard_addresses?" in said
 
 
+def test_a_limit_would_leave_out_the_new_hosts_and_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {old01: {}}}\n")
+    for limit in ("old01", "old01,localhost"):
+        done = play(tmp_path, "-e", "onboard_addresses=127.0.0.8 onboard_port=9", "--limit", limit)
+        assert done.returncode == 2
+        assert f"--limit {limit} would leave out the new hosts" in " ".join(done.stdout.split())
+
+
 def test_addresses_that_do_not_answer_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text("all: {hosts: {old01: {ansible_host: 127.0.0.9}}}\n")
     known = tmp_path / "known_hosts"

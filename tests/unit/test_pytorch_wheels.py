@@ -6,10 +6,12 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from ansible.utils.display import Display
 from ansible_collections.torchfleet.gpu.plugins.module_utils import wheels
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import MirrorError, Web
 from ansible_collections.torchfleet.gpu.plugins.module_utils.wheels import Store, Wheel
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import progress
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.background import Background
 
 HASH = "a" * 64
 # As uv 0.13.9 writes it: in one line, in several where more than one file fits, of a directory.
@@ -185,3 +187,13 @@ def test_a_bundle_s_files_stay_where_they_are(tmp_path: Path) -> None:
 def test_a_line_of_progress(state: dict[str, object], line: str) -> None:
     start = {"subject": "torch", "phase": "fetching 12 wheels from tuna"}
     assert progress.line({**start, **state}, "gpu07") == line
+
+
+def test_no_line_before_the_first_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(Display, "display", lambda _self, text: shown.append(text))
+    for text in ('{"bytes": null, "now": 1795826000.0}', "not whole", "[]"):
+        Background._show(text, "gpu07")
+    assert shown == []
+    Background._show('{"subject": "torch", "phase": "asking", "since": 1, "now": 3}', "gpu07")
+    assert shown == ["gpu07: torch: asking, 2 s"]

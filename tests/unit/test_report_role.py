@@ -108,6 +108,8 @@ def test_any_two_reports_of_the_history_are_compared_without_a_host(site: Path) 
     assert "gpu001: driver version: 1 -> 2" in changes(report_since="2026-11-19", report_until="2026-11-21")
     assert "found 3 reports in" in changes(report_until="2026-11-18", code=2)
     assert "expected two" in changes(report_dir="", code=2)
+    limited = report(site, "--limit", "gpu001", playbook=ROOT / "playbooks/changes.yml", code=2)
+    assert "--limit gpu001 leaves out localhost" in limited
 
 
 def test_who_ran_what_and_since_when_is_kept(site: Path) -> None:
