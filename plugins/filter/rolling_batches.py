@@ -9,7 +9,7 @@ version_added: 0.2.0
 author: The torchfleet authors
 description:
   - The first batch is the canary. The last size repeats until all hosts have a batch.
-positional: sizes, again
+positional: sizes, again, late
 options:
   _input:
     description: The names of the hosts, in their order.
@@ -23,6 +23,11 @@ options:
     required: true
   again:
     description: Hosts in quarantine. They go with the first batch, beside its own.
+    type: list
+    elements: str
+    default: []
+  late:
+    description: Hosts that go after the others, into the last batches.
     type: list
     elements: str
     default: []
@@ -61,14 +66,14 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils import rolling
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import plain
 
 
-def rolling_batches(hosts: Any, sizes: Any, again: Any = ()) -> list[dict[str, Any]]:
+def rolling_batches(hosts: Any, sizes: Any, again: Any = (), late: Any = ()) -> list[dict[str, Any]]:
     bad = rolling.bad_sizes(plain(sizes))
     if bad:
         raise AnsibleFilterError(
             f"torchfleet.gpu.rolling_batches: the sizes hold {', '.join(bad)}; expected at least one, each a "
             "number of hosts such as 1 or a share of all such as 25%"
         )
-    return rolling.batches(plain(list(hosts)), plain(sizes), plain(list(again)))
+    return rolling.batches(plain(list(hosts)), plain(sizes), plain(list(again)), plain(list(late)))
 
 
 class FilterModule:

@@ -52,10 +52,12 @@ FILES = (
     "/etc/uv",
     "/etc/yum.repos.d",
     "/etc/zypp",
+    "/usr/lib/sysimage/rpm/Packages.db",
     "/usr/lib/sysimage/rpm/rpmdb.sqlite",
     "/usr/local/share/ca-certificates",
     "/var/lib/dkms",
     "/var/lib/dpkg/status",
+    "/var/lib/rpm/Packages",
     "/var/lib/rpm/rpmdb.sqlite",
     "~root/.conda/environments.txt",
 )
@@ -118,8 +120,9 @@ def watched(given: Mapping[str, Any]) -> Json:
         if row.get("kernelspec") is not None:
             below = f"~{row['owner']}/.local" if row.get("owner") else "/usr/local"
             paths.append(f"{mapping(row['kernelspec']).get('prefix') or below}/share/jupyter/kernels")
-    if given.get("mirrors_bundle") and given.get("mirrors_bundle_on_host"):
-        paths.append(f"{given['mirrors_bundle']}/manifest.json")
+    if given.get("mirrors_bundle"):
+        there = f"{given['mirrors_bundle']}/manifest.json"
+        paths.append(there if given.get("mirrors_bundle_on_host") else str(given["mirrors_bundle_dir"]))
     if given.get("miniconda_group"):
         users.append(str(given["miniconda_shared_dir"]))
     # Its packages are a cache, and every user of root's conda adds to it.

@@ -20,14 +20,16 @@ def bad_sizes(sizes: Any) -> list[str]:
     return [repr(size) for size in sizes if not SIZE.match(str(size)) or str(size) == "0%"]
 
 
-def batches(hosts: Sequence[str], sizes: Sequence[Any], again: Iterable[str] = ()) -> list[Json]:
-    """The hosts in their order, by sizes of which the last repeats.
+def batches(
+    hosts: Sequence[str], sizes: Sequence[Any], again: Iterable[str] = (), late: Iterable[str] = ()
+) -> list[Json]:
+    """The hosts in their order, those of ``late`` after the others, by sizes of which the last repeats.
 
     ``again``: the hosts in quarantine. They are tried with the first batch, beside its own, and tell nothing
     of whether the change is good.
     """
-    tried = set(again)
-    fresh = [host for host in hosts if host not in tried]
+    tried, last = set(again), set(late)
+    fresh = sorted((host for host in hosts if host not in tried), key=last.__contains__)
     found: list[Json] = []
     place = 0
     while place < len(fresh):
@@ -54,10 +56,13 @@ def judge(rolled: Sequence[Mapping[str, Any]], number: int, facts: Mapping[str, 
     begun = [host for one in rolled[: number + 1] for host in one["hosts"]]
     tried = [host for host in begun if not facts[host]["held"]]
     failed = [host for host in tried if facts[host]["failure"] or aside(facts[host])]
-    stop = number + 1 < len(rolled) and len(failed) * 100 > limit * len(tried)
+    if tried:
+        stop, why = len(failed) * 100 > limit * len(tried), f"{len(failed)} of {len(tried)} failed"
+    else:  # nothing is known of the change
+        stop, why = number == 0, "it was tried on none of its hosts"
     return {
         "lines": [f"{host}: {_line(host, facts[host])}" for host in [*batch["again"], *batch["hosts"]]],
-        "stopped": f"stopped after {batch['name']}: {len(failed)} of {len(tried)} failed" if stop else "",
+        "stopped": f"stopped after {batch['name']}: {why}" if stop and number + 1 < len(rolled) else "",
     }
 
 

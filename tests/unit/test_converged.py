@@ -232,6 +232,29 @@ def test_users_who_are_declared_are_looked_at() -> None:
     assert expected <= set(declared.watched(given)["paths"])
 
 
+def test_the_files_of_a_bundle_are_looked_at_where_the_host_keeps_them() -> None:
+    given = {**GIVEN, "mirrors_bundle": "/srv/bundle", "mirrors_bundle_dir": "/var/lib/torchfleet/bundle"}
+    kept, there = "/var/lib/torchfleet/bundle", "/srv/bundle/manifest.json"
+    assert kept not in declared.watched({**given, "mirrors_bundle": ""})["paths"]
+    for on_host, path, other in ((False, kept, there), (True, there, kept)):
+        found = declared.watched({**given, "mirrors_bundle_on_host": on_host})["paths"]
+        assert path in found and other not in found
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        "/var/lib/dpkg/status",
+        "/var/lib/rpm/Packages",  # RHEL 8
+        "/var/lib/rpm/rpmdb.sqlite",
+        "/usr/lib/sysimage/rpm/Packages.db",  # SLES
+        "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    ],
+)
+def test_the_databases_of_packages_are_looked_at(database: str) -> None:
+    assert database in declared.watched(GIVEN)["paths"]
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -39,6 +39,7 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
     "age": ({"converged_max_age": 0}, "converged_max_age is 0"),
     "certificate": ({"mirrors_ca_certificates": ["/nowhere/ca.pem"]}, "/nowhere/ca.pem"),
     "latest": ({"miniconda_release": "latest"}, "only the mirrors can answer"),
+    "bundle": ({"mirrors_bundle": "{{ inventory_dir }}/../bundle"}, "the variables"),
     "truth": ({"preflight_truth": {"schema": 1}}, "preflight_truth"),
 }
 RECORD = [
@@ -67,6 +68,8 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.path = path
         (path / "inventory").mkdir()
+        (path / "bundle").mkdir()
+        (path / "bundle/manifest.json").write_text("{}")
         (path / "inventory" / "group_vars").symlink_to(ROOT / "group_vars")
         hosts = {}
         for name in HOSTS:

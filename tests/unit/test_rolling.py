@@ -53,6 +53,12 @@ def test_hosts_in_quarantine_go_with_the_canary_and_are_none() -> None:
     assert rolling_batches.rolling_batches([], [1]) == []
 
 
+def test_hosts_at_work_go_last_so_that_the_canary_is_tried() -> None:
+    found = rolling_batches.rolling_batches(SEVEN, [1, 3, "100%"], ["gpu02"], ["gpu01", "gpu02", "gpu05"])
+    assert [batch["hosts"] for batch in found] == [["gpu03"], ["gpu04", "gpu06", "gpu07"], ["gpu01", "gpu05"]]
+    assert [batch["again"] for batch in found] == [["gpu02"], [], []]
+
+
 @pytest.mark.parametrize("bad", [[], [0], ["0%"], ["150%"], ["some"], [-1], "25%", [1, None]])
 def test_sizes_that_are_none_are_named(bad: Any) -> None:
     with pytest.raises(AnsibleFilterError, match="expected at least one, each a number of hosts"):
@@ -84,9 +90,16 @@ def test_the_share_is_that_of_all_so_far() -> None:
 
 def test_neither_a_host_in_quarantine_nor_one_that_was_held_counts() -> None:
     assert verdict(0, 0, gpu07={"failure": "still broken"})["stopped"] == ""
-    found = verdict(0, 0, gpu01={"held": "skipped: its GPUs are in use"})
+    held = {"held": "skipped: its GPUs are in use"}
+    found = verdict(1, 99, gpu02=held, gpu03=held)
     assert found["stopped"] == ""
-    assert "gpu01: skipped: its GPUs are in use" in found["lines"]
+    assert "gpu02: skipped: its GPUs are in use" in found["lines"]
+    assert verdict(1, 49, gpu02=held, gpu03={"failure": "x"})["stopped"].endswith(": 1 of 2 failed")
+
+
+def test_a_canary_that_was_not_tried_proves_nothing() -> None:
+    found = verdict(0, 100, gpu01={"held": "skipped: its GPUs are in use"})
+    assert found["stopped"] == "stopped after canary: it was tried on none of its hosts"
 
 
 def test_after_the_last_batch_there_is_nothing_to_stop() -> None:
@@ -100,6 +113,7 @@ HOST = """
     - ansible.builtin.command: {argv: [sh, -c, "echo {{ inventory_hostname }} >> {{ trace }}"]}
       delegate_to: localhost
     - ansible.builtin.command: {argv: ["true"]}
+    - ansible.builtin.debug: {msg: "the order: {{ __rolling_order | join(' ') }}"}
     - ansible.builtin.fail: {msg: disk full}
       when: inventory_hostname in broken
   rescue:
@@ -183,69 +197,19 @@ def test_a_batch_of_which_no_host_answers_any_more_ends_in_the_table(site: Site)
     assert "gpu01 does not answer any more (lost in canary)" in table
 
 
+def test_a_host_that_preflight_saw_at_work_is_no_canary(site: Site) -> None:
+    work = [{"pid": 4242, "name": "python3", "user": "alice"}]
+    daemon = [{"pid": 1, "name": "nvidia-persiste", "user": "root"}]
+    truth = {"gpu01": {"processes": work}, "gpu02": {"processes": daemon}}
+    given: dict[str, Any] = {"rolling_batches": [1, "100%"], "truths": truth, "broken": ["gpu02"]}
+    given["torchfleet_truth"] = "{{ truths[inventory_hostname] | default({}) }}"
+    _code, out, begun = site.run(**given)
+    assert begun == ["gpu02"]
+    assert "the order: gpu02 gpu03 gpu04 gpu05 gpu06 gpu01" in out
+    assert site.run(**given, rolling_busy="force")[2][0] == "gpu01"
+
+
 def test_with_limit_the_shares_are_those_of_its_hosts(site: Site) -> None:
     code, out, begun = site.run("--limit", "gpu04:gpu05", rolling_batches=[1, "100%"], broken=["gpu05"])
     assert (code, begun) == (2, ["gpu04", "gpu05"])
     assert "gpu05: failed: disk full" in out
-
-
-def test_a_host_that_will_be_disturbed_is_drained_and_one_at_work_is_skipped(tmp_path: Path) -> None:
-    """With the real steps before and after the change, a stand-in of Slurm, and a trace in place of it."""
-    shutil.copytree(ROOT / "roles" / "rolling", tmp_path / "roles" / "rolling")
-    change = tmp_path / "roles/rolling/tasks/change.yml"
-    *_, give_back = yaml.safe_load(change.read_text())
-    script = 'echo "nodename={{ drain_node }} state=changed" >> "$STANDIN_STATE.log"'
-    trace = {"argv": ["sh", "-c", script]}
-    change.write_text(yaml.safe_dump([{"ansible.builtin.command": trace}, give_back]))
-    preflight, part, table = (
-        yaml.safe_load((ROOT / "playbooks/parts" / f"{name}.yml").read_text())
-        for name in ("preflight", "rolling", "outcome")
-    )
-    part[0]["tasks"][-1]["ansible.builtin.import_role"]["name"] = "rolling"
-    preflight[0]["become"] = part[0]["become"] = False
-    (tmp_path / "play.yml").write_text(yaml.safe_dump(preflight + part + table))
-
-    hopper = yaml.safe_load((ROOT / "tests/unit/fixtures/preflight/hopper.yml").read_text())
-    common = {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": sys.executable,
-        "preflight_truth": hopper,  # has no driver, so one is installed
-        "preflight_probe_mirrors": False,
-        "pytorch_environments": [],
-        "drain_with": "slurm",
-    }
-    calm = {**common, "nvidia_driver_state": "none"}
-    given = {"idle": common, "busy": common, "calm": calm}
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": given}}))
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/scontrol").symlink_to(ROOT / "molecule/rolling/scheduler.py")
-    nodes = {name: {"state": "MIXED" if name == "busy" else "IDLE", "reason": ""} for name in given}
-    (tmp_path / "nodes.json").write_text(json.dumps(nodes))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "ansible", "playbook", "-i", str(tmp_path / "hosts.yml")),
-            *("-e", '{"rolling_batches": [1]}', str(tmp_path / "play.yml")),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": str(tmp_path / "roles"),
-            "ANSIBLE_NOCOLOR": "1",
-            "COLUMNS": "250",
-            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "STANDIN_STATE": str(tmp_path / "nodes.json"),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    calls = [line.split("nodename=")[1] for line in (tmp_path / "nodes.json.log").read_text().splitlines()]
-    assert calls == [
-        "calm state=changed",
-        "idle state=drain reason=torchfleet: driver or PyTorch is changed",
-        "idle state=changed",
-        "idle state=resume",
-    ]
-    assert "skipped: at work (slurm runs jobs there); rolling_busy is skip" in done.stdout

@@ -1,0 +1,78 @@
+"""The role rollback over a local connection: what was verified becomes the wish, or it says why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOWN = "torch {{ pytorch_environments[0].torch }} by {{ nvidia_driver_version }}"
+
+
+def state(day: int, torch: str) -> dict[str, Any]:
+    return {
+        "time": f"2026-11-{day}T18:00:00Z",
+        "driver": {"version": "580.65.06", "flavour": "open", "branch": "580"},
+        "environments": [
+            {
+                "name": "torch",
+                "prefix": "/opt/miniconda3/envs/torch",
+                "python": "3.11",
+                "torch": torch,
+                "variant": "cpu",
+                "conda": [f"https://conda.test/noarch/of-{torch}.conda#0123"],
+                "pip": {},
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    (tmp_path / "verified.json").write_text(json.dumps({"states": [state(20, "2.7.1"), state(10, "2.6.0")]}))
+    host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"gpu07": host}}}))
+    role = {"ansible.builtin.import_role": {"name": "torchfleet.gpu.rollback"}}
+    show = {"ansible.builtin.debug": {"msg": SHOWN}}
+    play = {"hosts": "all", "gather_facts": False, "tasks": [role, show]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    return tmp_path
+
+
+def run(site: Path, **variables: Any) -> tuple[int, str]:
+    given = {"__rollback_verified": str(site / "verified.json"), **variables}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ansible", "playbook", "-i", str(site / "hosts.yml")),
+            *("-e", json.dumps(given), str(site / "play.yml")),
+        ],
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_was_verified_becomes_the_wish_and_lists_of_other_states_stay(site: Path) -> None:
+    code, out = run(site)
+    assert code == 0 and "torch 2.7.1 by 580.65.06" in out, out
+    code, out = run(site, rollback_until="2026-11-10")
+    assert code == 0 and "torch 2.6.0 by 580.65.06" in out, out
+    lists = {path.read_text().splitlines()[1] for path in (site / "rollback").glob("gpu07-torch-*.txt")}
+    assert lists == {f"https://conda.test/noarch/of-{torch}.conda#0123" for torch in ("2.7.1", "2.6.0")}
+
+
+def test_a_wish_by_e_that_no_rollback_overrules_ends_the_run(site: Path) -> None:
+    code, out = run(site, pytorch_environments=[], nvidia_driver_version="570.1")
+    assert code == 2
+    said = " ".join(out.split())
+    assert "gpu07: pytorch_environments, nvidia_driver_version is set by -e, which nothing overrules" in said
