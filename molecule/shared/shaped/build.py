@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from . import el9, ubuntu2404
@@ -124,6 +125,9 @@ def ubuntu(out: Path, work: Path) -> None:
     for name, path in (("nvidia", release), ("rotated", rotated)):
         clearsign(name, path)
         public_key(name, path.parent / NVIDIA_KEYS["ubuntu2404"])
+    # A server that is asked for what is newer goes by the time of the file: the rotated one is.
+    former = time.time() - 3600
+    os.utime(release.parent / "InRelease", (former, former))
 
 
 def build_debs(packages: list[Package], work: Path, folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 """A stand-in for dkms: installs module files that can be read, and never used, where dkms puts its own.
 
 dkms add SOURCE          of /usr/src
-dkms autoinstall         for every kernel with headers
+dkms install NAME/VERSION   for every kernel with headers
 dkms status
 dkms remove NAME/VERSION --all
 
@@ -39,22 +39,19 @@ def add(source: Path) -> None:
         (place / "source").symlink_to(source)
 
 
-def autoinstall() -> None:
+def install(name: str, version: str) -> None:
     kernels = [path.parent.parent.name for path in Path("/lib/modules").glob("*/build/Makefile")]
-    for link in TREE.glob("*/*/source"):
-        values = conf(link)
-        name, version = values["PACKAGE_NAME"], values["PACKAGE_VERSION"]
-        for kernel in kernels:
-            built = link.parent / kernel / os.uname().machine / "module"
-            if built.exists():  # another version may have been installed over it since
-                continue
-            override = Path("/etc/dkms", f"{name}-{version}.conf")
-            if override.exists() and "MAKE[0]=false" in override.read_text():
-                fail(link.parent, name, version, kernel)
-            for folder in (built, Path("/lib/modules", kernel, PLACE)):
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "nvidia.ko").write_bytes(module(version, values["FLAVOUR"], kernel))
-            print(f"{name}/{version}, {kernel}: installed")
+    place = TREE / name / version
+    flavour = conf(place / "source")["FLAVOUR"]
+    for kernel in kernels:
+        built = place / kernel / os.uname().machine / "module"
+        override = Path("/etc/dkms", f"{name}-{version}.conf")
+        if override.exists() and "MAKE[0]=false" in override.read_text():
+            fail(place, name, version, kernel)
+        for folder in (built, Path("/lib/modules", kernel, PLACE)):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "nvidia.ko").write_bytes(module(version, flavour, kernel))
+        print(f"{name}/{version}, {kernel}: installed")
     if not kernels:
         print("No kernel headers are installed: the module was not built", file=sys.stderr)
 
@@ -94,8 +91,8 @@ if __name__ == "__main__":
     command, rest = sys.argv[1], sys.argv[2:]
     if command == "add":
         add(Path("/usr/src", rest[0]))
-    elif command == "autoinstall":
-        autoinstall()
+    elif command == "install":
+        install(*rest[0].split("/"))
     elif command == "remove":
         remove(*rest[0].split("/"))
     else:

@@ -57,6 +57,6 @@ def dkms_source(name: str, version: str, flavour: str) -> tuple[dict[str, bytes 
     """Return the source of a module, and the scripts that have it built and taken away."""
     source = f"nvidia-{'open-' if flavour == 'open' else ''}{version}"
     conf = f'PACKAGE_NAME="{name}"\nPACKAGE_VERSION="{version}"\nFLAVOUR="{flavour}"\nAUTOINSTALL="yes"\n'
-    build = f"dkms add {source}\ndkms autoinstall\n"
+    build = f"dkms add {source}\ndkms install {name}/{version}\n"
     gone = f"dkms remove {name}/{version} --all\n"
     return {f"usr/src/{source}/dkms.conf": conf}, {"postinst": build, "prerm": gone}

@@ -19,6 +19,7 @@ VERDICTS = {
     "wsl01": ("not wanted", ["WSL2", "Windows"]),
     "absent01": ("absent", ["no NVIDIA driver", "nouveau drives it"]),
     "absent02": ("absent", ["no NVIDIA driver", "nouveau is loaded"]),
+    "absent03": ("absent", ["no NVIDIA driver"]),
     "foreign01": ("foreign (.run)", ["580.178.04", "/usr/bin/nvidia-uninstall", "adopted"]),
     "kernel01": ("built for another kernel", ["580.178.04", "6.1.0-99-amd64", "boots next", "headers"]),
     "flavour01": ("wrong flavour", ["580.178.04 open", "10de:1b06", "only be driven by the proprietary one"]),
@@ -29,7 +30,7 @@ VERDICTS = {
     "busy01": ("reboot pending", ["570.211.01", "580.178.04", "a reboot brings it in"]),
     "library01": ("library mismatch", ["580.178.04", "libcuda is 570.211.01", "of one version"]),
 }
-GPUS = {"ok01": 8, "vm01": 0, "wsl01": 0, "mixed01": 2, "mixed02": 2, "busy01": 2}
+GPUS = {"ok01": 8, "absent03": 8, "vm01": 0, "wsl01": 0, "mixed01": 2, "mixed02": 2, "busy01": 2}
 # What the kernel says is loaded there; no other host has a module loaded.
 LOADED = {
     "ok01": "580.178.04",
