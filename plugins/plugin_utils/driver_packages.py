@@ -74,7 +74,7 @@ def driver_leftover(installed: Iterable[Json], changes: Iterable[Json], driver: 
     """The installed packages of another branch or flavour that an installation would leave behind."""
     changes = list(changes)
     changed = {row["name"] for row in changes}
-    # Where another version of the other flavour's module is on offer, a manager brings that and does not remove it.
+    # A manager keeps the other flavour's module where it finds another version of it: that is no removal.
     exchanged = {
         row["name"]
         for row in changes
