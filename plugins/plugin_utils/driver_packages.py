@@ -74,16 +74,22 @@ def driver_leftover(installed: Iterable[Json], changes: Iterable[Json], driver: 
     """The installed packages of another branch or flavour that an installation would leave behind."""
     changes = list(changes)
     changed = {row["name"] for row in changes}
+    # A manager keeps the other flavour's module where it finds another version of it: that is no removal.
+    exchanged = {
+        row["name"]
+        for row in changes
+        if row["to"] and (OPEN.search(row["name"]) is None) is (driver["flavour"] == "open")
+    }
     wanted = set(driver["packages"])
     brings_support = any(SUPPORT.fullmatch(row["name"]) and row["from"] is None for row in changes)
     brings_module = any(MODULES.fullmatch(name) for name in wanted)
     return [
         row["name"]
         for row in installed
-        if row["name"] not in changed | wanted
+        if row["name"] not in (changed - exchanged) | wanted
         and not ANY_BRANCH.fullmatch(row["name"])
         and (
-            row["branch"] != driver["branch"]
+            (row["branch"] != driver["branch"] and row["name"] not in changed)
             or (brings_module and MODULES.fullmatch(row["name"]) is not None)
             or (brings_support and SUPPORT.fullmatch(row["name"]) is not None)
             or (OPEN.search(row["name"]) is not None and driver["flavour"] != "open")

@@ -190,6 +190,26 @@ def test_the_module_of_the_other_flavour_is_left_over() -> None:
     ]
 
 
+def test_the_other_flavour_is_left_over_also_where_apt_brings_another_version_of_it() -> None:
+    former = installed("nvidia-kernel-dkms", "nvidia-kernel-support", "libcuda1", branch="535")
+    driver = {"branch": "535", "flavour": "open", "packages": ["nvidia-open-kernel-dkms", "libcuda1"]}
+    changes = [
+        new("nvidia-open-kernel-dkms", "535.1-1"),
+        new("nvidia-open-kernel-support", "535.1-1"),
+        *({"name": name, "from": "535.2-1", "to": "535.1-1"} for name in ("nvidia-kernel-dkms", "libcuda1")),
+        {"name": "nvidia-kernel-support", "from": "535.2-1", "to": "535.1-1"},
+    ]
+    left = packages.driver_leftover(former, changes, driver)
+    assert left == ["nvidia-kernel-dkms", "nvidia-kernel-support"]
+
+
+def test_modules_for_several_kernels_that_are_upgraded_stay() -> None:
+    name = "linux-modules-nvidia-580-6.8.0-88-generic"
+    driver = {"branch": "580", "flavour": "proprietary", "packages": ["linux-modules-nvidia-580-generic"]}
+    changes = [{"name": name, "from": "6.8.0-88.1", "to": "6.8.0-88.2"}]
+    assert packages.driver_leftover(installed(name, branch="580"), changes, driver) == []
+
+
 def test_nothing_of_the_planned_driver_is_left_over() -> None:
     there = installed(
         "nvidia-kernel-dkms", "nvidia-kernel-support", "libcuda1", "libnvidia-ml1", branch="535"

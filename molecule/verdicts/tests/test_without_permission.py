@@ -21,14 +21,6 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str]]]] = {
             {"nvidia_driver_upgrade": True, "nvidia_driver_branch": "535"},
             ["Secure Boot", "is not enrolled", "nvidia_driver_mok_enroll"],
         ),
-        (
-            {
-                "nvidia_driver_upgrade": True,
-                "nvidia_driver_branch": "535",
-                "nvidia_driver_mok_enroll": True,
-            },
-            ["nvidia_driver_mok_password is empty", "vault"],
-        ),
     ],
     "flavour01": [
         ({}, ["GTX 1080 Ti", "open kernel modules", "nvidia_driver_upgrade"]),
