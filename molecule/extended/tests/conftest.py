@@ -38,13 +38,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [str(BIN / command[0]), *command[1:]],
             cwd=cwd,
-            env={
-                **ENVIRONMENT,
-                "ANSIBLE_FORCE_COLOR": "0",
-                "ANSIBLE_NOCOLOR": "1",
-                "COLUMNS": "300",
-                **environment,
-            },
+            env={**ENVIRONMENT, "ANSIBLE_NOCOLOR": "1", "COLUMNS": "300", **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -64,7 +58,7 @@ def talk() -> Callable[..., tuple[int, str]]:
             str(BIN / command[0]),
             list(command[1:]),
             cwd=str(ROOT),
-            env={**ENVIRONMENT, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+            env={**ENVIRONMENT, "ANSIBLE_NOCOLOR": "1"},
             dimensions=(50, 300),
             encoding="utf-8",
             timeout=900,

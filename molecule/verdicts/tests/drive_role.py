@@ -30,7 +30,7 @@ def role(name: str, variables: dict[str, Any], *options: str) -> str:
             str(Path(__file__).parents[1] / "drive.yml"),
         ],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         capture_output=True,
         text=True,
         check=False,
