@@ -11,6 +11,8 @@ from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.module_utils import conda_prefix
 
+PROGRESS_OPTIONS = {"progress": {"type": "path"}, "progress_interval": {"type": "int", "default": 15}}
+
 
 class Progress:
     """Tells once a second, in a file, what is under way."""

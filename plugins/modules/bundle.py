@@ -89,15 +89,6 @@ options:
     description: Certificates to trust beside the system's, as PEM.
     type: str
     default: ""
-  progress:
-    description: A file that tells once a second how far the gathering is. Left out, none is written.
-    type: path
-  progress_interval:
-    description:
-      - Seconds between two lines that show how far the gathering is. The action plugin, which runs the module
-        in the background and waits for it, prints them; V(0) runs it in the foreground without.
-    type: int
-    default: 15
   redirects:
     description: Hosts to which a mirror may redirect.
     type: list
@@ -111,6 +102,7 @@ options:
     description: Seconds after which one run of conda, uv or apt is ended.
     type: int
     default: 1800
+extends_documentation_fragment: [torchfleet.gpu.progress]
 attributes:
   check_mode: {support: full, description: Tells what would be solved and which files fetched; asks nobody.}
   diff_mode: {support: none, description: A manifest has thousands of lines; what changed is returned.}
@@ -147,7 +139,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.torchfleet.gpu.plugins.module_utils import bundle, pip_cli
 from ansible_collections.torchfleet.gpu.plugins.module_utils.bundle_gather import Gather, GatherError
 from ansible_collections.torchfleet.gpu.plugins.module_utils.download import DownloadError, Web, secrets
-from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
+from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import PROGRESS_OPTIONS, Progress
 
 
 def authorities(params: Mapping[str, Any]) -> str:
@@ -293,8 +285,7 @@ def main() -> None:
             "volumes_dir": {"type": "path"},
             "volume_bytes": {"type": "int", "default": 0},
             "ca_pem": {"type": "str", "default": ""},
-            "progress": {"type": "path"},
-            "progress_interval": {"type": "int", "default": 15},
+            **PROGRESS_OPTIONS,
             "redirects": {"type": "list", "elements": "str", "default": []},
             "connect_timeout": {"type": "int", "default": 30},
             "timeout": {"type": "int", "default": 1800},

@@ -73,15 +73,6 @@ options:
     description: Bytes that must stay free on each file system.
     type: int
     default: 0
-  progress:
-    description: A file that tells once a second how far the change is. Left out, none is written.
-    type: path
-  progress_interval:
-    description:
-      - Seconds between two lines that show how far the change is. The action plugin, which starts the module
-        in the background and waits for it, prints them; V(0) runs it in the foreground without.
-    type: int
-    default: 15
   connect_timeout:
     description: Seconds to wait for an answer of a source.
     type: int
@@ -98,6 +89,7 @@ options:
     description: Seconds to wait for another run that changes the same environment.
     type: int
     default: 600
+extends_documentation_fragment: [torchfleet.gpu.progress]
 attributes:
   check_mode:
     description: Tells what differs; asks no source.
@@ -201,7 +193,7 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.download import (
 from ansible_collections.torchfleet.gpu.plugins.module_utils.judge import judge
 from ansible_collections.torchfleet.gpu.plugins.module_utils.pip_spec import normalise
 from ansible_collections.torchfleet.gpu.plugins.module_utils.probe import run_probe
-from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import Progress
+from ansible_collections.torchfleet.gpu.plugins.module_utils.progress import PROGRESS_OPTIONS, Progress
 from ansible_collections.torchfleet.gpu.plugins.module_utils.torch_build import CondaSource, Planned
 from ansible_collections.torchfleet.gpu.plugins.module_utils.wheels import Need, Wheel
 
@@ -779,8 +771,7 @@ def main() -> None:
             "sizes": {"type": "dict", "default": {}},
             "ratio": {"type": "dict", "default": {}},
             "reserve": {"type": "int", "default": 0},
-            "progress": {"type": "path"},
-            "progress_interval": {"type": "int", "default": 15},
+            **PROGRESS_OPTIONS,
             "connect_timeout": {"type": "int", "default": 30},
             "probe_timeout": {"type": "int", "default": 300},
             "timeout": {"type": "int", "default": 7200},

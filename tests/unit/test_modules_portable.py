@@ -60,6 +60,9 @@ def documentation(path: Path) -> dict[str, Any]:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "DOCUMENTATION":
             found = yaml.safe_load(ast.literal_eval(node.value))
             assert isinstance(found, dict)
+            for name in found.get("extends_documentation_fragment", []):
+                fragment = importlib.import_module(f"{OURS}.doc_fragments.{name.rpartition('.')[2]}")
+                found["options"].update(yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"])
             return found
     raise AssertionError(f"{relative(path)} has no DOCUMENTATION")
 
