@@ -43,11 +43,7 @@ def play(state: Path, *extra: str) -> list[str]:
 
 
 def run(state: Path, *extra: str, fine: bool = True) -> str:
-    # Molecule asks for colours.
-    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_FORCE_COLOR"}
-    done = subprocess.run(
-        play(state, *extra), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-    )
+    done = subprocess.run(play(state, *extra), capture_output=True, text=True, cwd=ROOT, check=False)
     if (done.returncode == 0) is not fine:
         raise SystemExit(
             f"bundle.yml {extra} ended with {done.returncode}:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"

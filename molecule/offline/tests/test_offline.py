@@ -33,12 +33,7 @@ def name(host: Any) -> str:
 def site(host: str, bundle: Path, *extra: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(STATE / "inventory")]
     command += [str(ROOT / "site.yml"), "--limit", host, "-e", f"mirrors_bundle={bundle}", *extra]
-    environment = {
-        **os.environ,
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_FORCE_COLOR": "0",
-        "ANSIBLE_NOCOLOR": "1",
-    }
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -46,17 +41,8 @@ def test_the_host_has_no_way_out(host: Any) -> None:
     routes = [line.split() for line in host.file("/proc/net/route").content_string.splitlines()[1:]]
     assert routes and "00000000" not in [row[1] for row in routes]
     assert host.run("getent hosts mirrors.tuna.tsinghua.edu.cn").rc != 0
-    (mirror,) = json.loads(
-        subprocess.check_output(
-            [
-                "docker",
-                "inspect",
-                "--format",
-                "[{{json .NetworkSettings.Networks.torchfleet.IPAddress}}]",
-                "torchfleet-mirror",
-            ]
-        )
-    )
+    where = ["--format", "{{.NetworkSettings.Networks.torchfleet.IPAddress}}", "torchfleet-mirror"]
+    mirror = subprocess.check_output(["docker", "inspect", *where], text=True).strip()
     reach = f"import socket; socket.create_connection(({mirror!r}, 443), 3)"
     assert subprocess.run([sys.executable, "-c", reach], check=False).returncode == 0, "the mirror is down"
     said = host.run("/usr/bin/python3 -c %s", reach)

@@ -40,11 +40,7 @@ def started(module: str, options: dict[str, Any], *more: str) -> subprocess.Pope
         cwd=ROOT,
         env={
             **os.environ,
-            **{
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_FORCE_COLOR": "0",
-                "ANSIBLE_NOCOLOR": "1",
-            },
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
         },
     )

@@ -67,13 +67,7 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Scheduler:
 
 def play(playbook: str, limit: str, scheduler: Scheduler | None = None, **variables: Any) -> Run:
     given = {"broken": [], "older": [], **(WISH if playbook == "site.yml" else {}), **variables}
-    environment = {
-        **os.environ,
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_FORCE_COLOR": "0",
-        "ANSIBLE_NOCOLOR": "1",
-        "COLUMNS": "250",
-    }
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "250"}
     if scheduler:
         environment["PATH"] = f"{scheduler.bin}{os.pathsep}{environment['PATH']}"
         environment["STANDIN_STATE"] = str(scheduler.path)
@@ -203,12 +197,20 @@ def test_rollback_brings_the_former_build_back() -> None:
 
 
 def test_rollback_mends_what_was_changed_by_hand() -> None:
+    conda = {
+        row.rpartition("/")[2].partition("#")[0] for row in states("roll01")[0]["environments"][0]["conda"]
+    }
+    (wheel,) = (name for name in conda if name.startswith("wheel-"))
+    record = on("roll01").file(
+        f"{PREFIX}/conda-meta/{wheel.removesuffix('.conda').removesuffix('.tar.bz2')}.json"
+    )
     on("roll01").check_output(f"{PREFIX}/bin/python -m pip uninstall -y -q torch")
-    gone = on("roll01").check_output(f"ls -d {PREFIX}/lib/python3.11/site-packages/wheel*")
-    on("roll01").check_output(f"rm -r {' '.join(gone.split())}")
+    on("roll01").check_output(f"/opt/miniconda3/bin/conda remove -y -q --force -p {PREFIX} wheel")
+    assert not record.exists
     done = play("playbooks/rollback.yml", "roll01")
     assert done.code == 0
-    assert torch("roll01") == "2.7.1+cpu"
+    assert torch("roll01") == "2.7.1+cpu" and record.exists
+    on("roll01").check_output(f"{PREFIX}/bin/python -c 'import wheel'")
 
 
 def test_rollback_of_a_host_without_a_state_says_so() -> None:
