@@ -19,7 +19,8 @@ def expected(prefix: Path) -> list[Path]:
     for record in prefix.glob("lib/python*/site-packages/*.dist-info/RECORD"):
         with record.open(newline="") as stream:
             found += [record.parents[1] / row[0] for row in csv.reader(stream)]
-    return [path for path in found if path.suffix != ".pyc"]
+    # A wheel names its scripts below .data, from where they are moved.
+    return [path for path in found if path.suffix != ".pyc" and ".data/" not in str(path)]
 
 
 files = [path for prefix in sys.argv[1:] for path in expected(Path(prefix))]
