@@ -18,6 +18,7 @@ import urllib.parse
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.torchfleet.gpu.plugins.module_utils import (
@@ -205,7 +206,7 @@ class Gather:
         else:
             pip = [one.text for one in wish.requirements]
             specs = [*(one.text for one in wish.specs), *request["specs"], *(["pip"] if pip else [])]
-            solved = self.solve_conda(request, specs, wish.channel_arguments())
+            solved = self.solve_anywhere(request, specs, wish.channel_arguments())
         if pip:
             own = [one._asdict() for one in wish.sources]
             sources = own or [{"name": url, "index_url": url} for url in self.params["pypi_urls"]]
@@ -226,18 +227,38 @@ class Gather:
         return Solved(files)
 
     @staticmethod
-    def conda_path(request: Mapping[str, Any], package: conda_lock.Package) -> str:
-        if "://" in package.channel:
+    def conda_path(
+        request: Mapping[str, Any], package: conda_lock.Package, own: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
+        # A mirror may lay its channels out in its own way: what is asked for torch has a name in any.
+        channel = own.get(package.channel, package.channel)
+        if "://" in channel:
             raise GatherError(
                 f"{request['key']}: {package.fn} comes from {package.channel}, which is no channel of a "
                 f"mirror: a host "
                 "would not find it in the bundle. Name the channel by its name, and a mirror that has it"
             )
-        below = package.channel if package.channel.startswith("pkgs/") else f"cloud/{package.channel}"
+        below = channel if channel.startswith("pkgs/") else f"cloud/{channel}"
         return f"{bundle.CONDA}/{below}/{package.subdir}/{package.fn}"
 
-    def solve_conda(
+    def solve_anywhere(
         self, request: Mapping[str, Any], specs: Sequence[str], channels: Sequence[str]
+    ) -> Solved:
+        """From the first source of torch that has all, as a host tries them."""
+        tried = []
+        for own in request["channels"] or [{}]:
+            try:
+                return self.solve_conda(request, specs, channels, own)
+            except GatherError as error:
+                tried.append(str(error))
+        raise GatherError("; ".join(tried))
+
+    def solve_conda(
+        self,
+        request: Mapping[str, Any],
+        specs: Sequence[str],
+        channels: Sequence[str],
+        named: Mapping[str, str],
     ) -> Solved:
         conda = self.need_conda()
         config = self.work / "condarc"
@@ -251,7 +272,7 @@ class Gather:
             "CONDA_OVERRIDE_CUDA": request["cuda"],
             "CONDA_REPORT_ERRORS": "false",
         }
-        own = [word for one in request["channels"] for word in ("-c", one)]
+        own = [word for one in named.values() for word in ("-c", one)]
         command = [conda, "create", "-p", str(self.work / "none"), "-y", "-q", "--json", "--dry-run"]
         command += [*(["--override-channels", *own, "-c", "defaults"] if own else channels), *specs]
         returncode, stdout, stderr = self.run(command, environment, "")
@@ -267,9 +288,11 @@ class Gather:
                 f"{request['key']}: conda told no address of "
                 f"{', '.join(sorted(linked - known)) or 'anything'}"
             )
-        return self.conda_rows(request, records)
+        return self.conda_rows(request, records, {url.rstrip("/"): name for name, url in named.items()})
 
-    def conda_rows(self, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Solved:
+    def conda_rows(
+        self, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]], own: Mapping[str, str]
+    ) -> Solved:
         files, carries = {}, []
         for record in records:
             package, _address = conda_lock.package(record)
@@ -283,7 +306,7 @@ class Gather:
             row = _row(
                 urls, package.sha256 or "", record.get("size"), str(record.get("license") or ""), record=kept
             )
-            files[self.conda_path(request, package)] = row
+            files[self.conda_path(request, package, own)] = row
             name = _CONDA_NAMES.get(str(record["name"]))
             if name and request["variant"]:
                 carries.append(f"{name}=={record['version']}+{request['variant']}")

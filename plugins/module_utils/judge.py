@@ -41,7 +41,7 @@ def judge(told: Json, environment: str, python: str, expect: Json, simulated: bo
     }
     problems = result["problems"] = _broken(told, python, timeout)
     if facts.get("torch"):
-        problems += _build(facts, expect)
+        problems += _build(facts, expect) + _companions(facts, expect)
     if "cuda_available" in facts:
         problems += _cuda(facts, expect, simulated, complete=told["ended"] == "done")
     if not problems:
@@ -118,6 +118,20 @@ def _broken(told: Json, python: str, timeout: int) -> list[Json]:
                 )
             )
     return found
+
+
+def _companions(facts: Json, expect: Json) -> list[Json]:
+    return [
+        _problem(
+            "companion_missing",
+            f"{name} is not in the environment",
+            f"no module named {name} beside torch {facts['torch']}",
+            f"the {name} that goes with it",
+            "run the role pytorch for this environment",
+        )
+        for name in expect.get("companions") or []
+        if facts.get(name) == {"version": None, "error": None}
+    ]
 
 
 def _killed(number: int, stage: str, last: str) -> Json:
@@ -402,16 +416,8 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
                 )
             )
         elif code == "out_of_memory":
-            free = ", ".join(f"{_gib(item['memory_free_bytes'])} on device {item['index']}" for item in group)
-            found.append(
-                _problem(
-                    code,
-                    f"no memory was left for a kernel on device {names}",
-                    f"{error}; free when the probe began: {free}",
-                    "some hundred MiB of free memory on each GPU",
-                    "run the verification again when the processes that nvidia-smi lists are done",
-                )
-            )
+            what = f"no memory was left for a kernel on device {names}"
+            found.append(_out_of_memory(what, error, group))
         else:
             found.append(
                 _problem(
@@ -426,9 +432,25 @@ def _kernels(devices: list[Json], arch_list: list[str], simulated: bool, complet
 
 
 def _failure(error: str, covered: bool) -> str:
-    if "out of memory" in error:
+    if _no_memory(error):
         return "out_of_memory"
     return "no_kernels" if "no kernel image" in error or not covered else "kernel_failed"
+
+
+def _no_memory(error: str) -> bool:
+    """cuBLAS and cuDNN have words of their own for it (their CUBLAS_ and CUDNN_STATUS_ALLOC_FAILED)."""
+    return "out of memory" in error or "STATUS_ALLOC_FAILED" in error
+
+
+def _out_of_memory(what: str, error: str, group: list[Json]) -> Json:
+    free = ", ".join(f"{_gib(item['memory_free_bytes'])} on device {item['index']}" for item in group)
+    return _problem(
+        "out_of_memory",
+        what,
+        f"{error}; free when the probe began: {free}",
+        "some hundred MiB of free memory on each GPU",
+        "run the verification again when the processes that nvidia-smi lists are done",
+    )
 
 
 def _gib(size: int | None) -> str:
@@ -464,10 +486,14 @@ def _checks(facts: Json) -> list[Json]:
                 grouped.setdefault(error, []).append(device)
         for error, group in grouped.items():
             names = ", ".join(f"{device['index']} ({device['name']})" for device in group)
-            found.append(_problem(code, f"{what} on device {names}", error, "the CPU's result", fix))
+            if _no_memory(error):
+                lack = f"no memory was left for the check {name} on device {names}"
+                found.append(_out_of_memory(lack, error, group))
+            else:
+                found.append(_problem(code, f"{what} on device {names}", error, "the CPU's result", fix))
     sound = [device for device in devices if device["kernel"]]
     cudnn, nccl = facts.get("cudnn"), facts.get("nccl")
-    if sound and cudnn and not cudnn["value"]:
+    if cudnn and not cudnn["value"]:
         found.append(
             _problem(
                 "cudnn_missing",
@@ -477,7 +503,10 @@ def _checks(facts: Json) -> list[Json]:
                 "install torch again (role pytorch); a wheel brings its own cuDNN",
             )
         )
-    if nccl and nccl["error"]:
+    if nccl and nccl["error"] and _no_memory(nccl["error"]):
+        lack = f"no memory was left for an all-reduce across the {len(sound)} GPUs"
+        found.append(_out_of_memory(lack, first_line(nccl["error"]), sound))
+    elif nccl and nccl["error"]:
         found.append(
             _problem(
                 "nccl_failed",

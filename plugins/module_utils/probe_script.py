@@ -70,7 +70,7 @@ def main(channel: IO[str]) -> None:
                 device["kernel"] = device["error"] is None
                 tell(devices=devices)
         sound = [device for device in devices if device["kernel"]]
-        if sound:
+        if devices:
             tell(stage="load cuDNN")
             tell(cudnn=attempt(lambda: torch.backends.cudnn.version()))
         for device in sound:

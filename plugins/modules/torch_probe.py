@@ -41,6 +41,10 @@ options:
       cuda:
         description: Value of C(torch.version.cuda), such as V(12.8).
         type: str
+      companions:
+        description: The packages that must be importable beside torch, of V(torchvision) and V(torchaudio).
+        type: list
+        elements: str
       cuda_available:
         description: Whether CUDA must be available; V(false) demands that it is not.
         type: bool
@@ -171,8 +175,9 @@ result:
     problems:
       description:
         - Mappings with code, what, found, expected and fix; empty unless the verdict is V(failed).
-        - "Codes of the environment: V(python_missing), V(torch_missing), V(import_failed), V(probe_failed),
-          V(timeout), V(killed), V(wrong_torch_version), V(wrong_variant), V(cpu_build_on_gpu_host)."
+        - "Codes of the environment: V(python_missing), V(torch_missing), V(companion_missing),
+          V(import_failed), V(probe_failed), V(timeout), V(killed), V(wrong_torch_version), V(wrong_variant),
+          V(cpu_build_on_gpu_host)."
         - "Codes of CUDA: V(no_driver), V(driver_too_old), V(library_mismatch), V(fabric_manager),
           V(device_nodes), V(container_without_gpu), V(hidden_by_CUDA_VISIBLE_DEVICES), V(cuda_init_failed),
           V(cuda_on_cpu_host)."
@@ -206,6 +211,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "torch": {"type": "str"},
             "variant": {"type": "str"},
             "cuda": {"type": "str"},
+            "companions": {"type": "list", "elements": "str"},
             "cuda_available": {"type": "bool"},
             "device_count": {"type": "int"},
             "capabilities": {"type": "list", "elements": "str"},

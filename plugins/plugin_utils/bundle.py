@@ -104,7 +104,8 @@ def _conda(
         packages = list(wish.get("packages") or [])
         if torch and variables["pytorch_installer"] != "uv":
             packages.append("pip")
-        source = torch["sources"][0] if torch and not torch["requirements"] else {}
+        sources = torch["sources"] if torch and not torch["requirements"] else []
+        source = sources[0] if sources else {}
         # The lock is not part of the key: a host that installs from a bundle may have made one since.
         what = {
             "python": python,
@@ -127,7 +128,10 @@ def _conda(
                     "lock": lock or None,
                 },
                 "specs": what["specs"],
-                "channels": source.get("channels") or [],
+                # One dict for each source: its channels by the names that they have in the bundle.
+                "channels": [
+                    dict(zip((_CHANNELS[row["kind"]], "nvidia"), row["channels"])) for row in sources
+                ],
                 "cuda": source.get("cuda") or "",
                 "variant": torch["variant"] if torch and source else "",
                 "note": {"source": source["kind"]} if source else {},

@@ -94,6 +94,7 @@ def _empty(environment: EnvironmentWish) -> Json:
         "torch": None,
         "variant": None,
         "cuda": None,
+        "companions": [],
         "requirements": [],
         "sources": [],
     }
@@ -124,6 +125,7 @@ def _environment(
         "torch": build.release.torch,
         "variant": build.variant,
         "cuda": build.cuda,
+        "companions": [package for package in environment.packages if package != "torch"],
         "requirements": sources.requirements(build, chosen.carriers, environment.packages),
         "sources": sources.rows(build, chosen.carriers, wish.pypi_urls, environment.packages),
     }

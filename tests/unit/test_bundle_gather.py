@@ -42,6 +42,7 @@ class Tools:
         self.asked: list[list[str]] = []
         self.environments: list[dict[str, str]] = []
         self.records: list[dict[str, Any]] = []
+        self.lacking = "no channel"
         self.apt = {"update": "", "install": "", "show": ""}
 
     def __call__(
@@ -55,6 +56,8 @@ class Tools:
             data = WHEELS["jinja2-3.1.6-py3-none-any.whl"]
             url = (self.site / "index/jinja2-3.1.6-py3-none-any.whl").as_uri()
             return 0, PYLOCK.format("jinja2", "3.1.6", url, len(data), sha(data)), ""
+        if "create" in command and self.lacking in command:
+            return 1, json.dumps({"exception_name": "PackagesNotFoundError", "message": "none there"}), ""
         if "create" in command:
             link = [{"dist_name": one["fn"].rpartition(".")[0]} for one in self.records]
             return 0, json.dumps({"actions": {"FETCH": self.records, "LINK": link}}), ""
@@ -289,7 +292,8 @@ def test_conda_solves_for_the_host_and_its_records_become_an_index(make: Maker) 
 
 def test_torch_of_a_channel_is_told_as_the_planner_calls_it(make: Maker) -> None:
     make.tools.records = [packaged(make, "cloud/conda-forge", "pytorch-2.12.1-cuda129_0")]
-    make(conda(specs=["pytorch=2.12.1=cuda129*"], channels=["https://x/cloud/conda-forge"], variant="cu129"))
+    channels = [{"conda-forge": "https://x/cloud/conda-forge"}]
+    make(conda(specs=["pytorch=2.12.1=cuda129*"], channels=channels, variant="cu129"))
     assert bundle.read(str(make.directory))["requests"]["tools"]["carries"] == ["torch==2.12.1+cu129"]
     words = make.tools.asked[0]
     assert words[words.index("--override-channels") :][:5] == [
@@ -303,6 +307,29 @@ def test_a_channel_that_no_mirror_has_is_refused_by_name(make: Maker) -> None:
     make.tools.records = [record]
     with pytest.raises(GatherError, match="is no channel of a mirror"):
         make(conda())
+
+
+def test_a_channel_of_torch_is_known_by_its_name_wherever_a_mirror_has_it(make: Maker) -> None:
+    """As SUSTech's nvidia channel, which is below anaconda-extra."""
+    extra = (make.site / "anaconda-extra/cloud/nvidia").as_uri()
+    torch = packaged(make, "cloud/pytorch", "pytorch-2.0.0-py3.10_cuda11.7")
+    cuda = packaged(make, "../anaconda-extra/cloud/nvidia", "cuda-cudart-11.7.99-0")
+    url = f"{extra}/linux-64/{cuda['fn']}"
+    make.tools.records = [torch, {**cuda, "url": url, "channel": extra}]
+    named = {"pytorch": f"{make.site.as_uri()}/anaconda/cloud/pytorch", "nvidia": f"{extra}/"}
+    make(conda(channels=[named], variant="cu117"))
+    row = make.files["anaconda/cloud/nvidia/linux-64/cuda-cudart-11.7.99-0.conda"]
+    assert row["url"] == url and len(make.files) == 2
+
+
+def test_the_next_mirror_of_a_channel_is_tried_and_all_are_named(make: Maker) -> None:
+    make.tools.records = [packaged(make, "cloud/pytorch", "pytorch-2.0.0-py3.10_cuda11.7")]
+    bad, good = ({"pytorch": f"https://{name}/cloud/pytorch"} for name in ("bad", "good"))
+    make.tools.lacking = bad["pytorch"]
+    with pytest.raises(GatherError, match=r"tools: conda create: .*none there"):
+        make(conda(channels=[bad]))
+    assert make(conda(channels=[bad, good]))["solved"] == ["tools"]
+    assert [good["pytorch"] in words for words in make.tools.asked] == [False, True]
 
 
 def test_a_lock_is_taken_as_it_is(make: Maker) -> None:

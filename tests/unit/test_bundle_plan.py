@@ -116,6 +116,24 @@ def test_torch_of_a_channel_is_a_matter_of_conda_alone() -> None:
         f"torch {plan(truth(['V100'], '535.261.03'), wish('conda-forge'))['environments'][0]['torch']}"
         in request["key"]
     )
+    assert [list(one) for one in request["channels"]] == [["conda-forge"]]
+
+
+def test_every_mirror_of_the_course_and_its_nvidia_channel_is_a_source() -> None:
+    source = {
+        "name": "course",
+        "kind": "pytorch-channel",
+        "urls": ["https://one/cloud/pytorch", "https://two/cloud/pytorch"],
+        "nvidia_urls": ["https://extra/cloud/nvidia"],
+    }
+    (row,) = [
+        one
+        for one in asked(truth(["V100"], "535.261.03"), {**wish("pypi"), "sources": [source]})
+        if one["kind"] == "conda"
+    ]
+    assert row["channels"] == [
+        {"pytorch": url, "nvidia": "https://extra/cloud/nvidia"} for url in source["urls"]
+    ]
 
 
 def test_headers_of_the_kernels_are_part_of_what_a_driver_needs() -> None:

@@ -116,7 +116,7 @@ def well_formed(result: dict[str, Any]) -> None:
     }
     assert result["driver"]["action"] in ("none", "keep", "install", "upgrade", "remove")
     for row in result["environments"]:
-        parts = {"name", "python", "torch", "variant", "cuda", "requirements", "sources"}
+        parts = {"name", "python", "torch", "variant", "cuda", "companions", "requirements", "sources"}
         assert set(row) == parts
         assert bool(row["torch"]) == bool(row["sources"]) == bool(row["variant"])
         assert bool(row["torch"]) or result["problems"]

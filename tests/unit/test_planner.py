@@ -179,6 +179,7 @@ def test_whole_plan_of_a_hopper_host() -> None:
                 "torch": "2.10.0",
                 "variant": "cu128",
                 "cuda": "12.8",
+                "companions": ["torchvision"],
                 "requirements": ["torch===2.10.0", "torchvision===0.25.0"],
                 "sources": [
                     {
@@ -518,6 +519,7 @@ def test_cpu_host_with_pypi_only_says_what_would_help() -> None:
         "torch": None,
         "variant": None,
         "cuda": None,
+        "companions": [],
         "requirements": [],
         "sources": [],
     }

@@ -120,6 +120,12 @@ def test_a_device_that_failed_is_checked_no_further(python: str) -> None:
             "out_of_memory",
             "0.0 GiB on device 0",
         ),
+        (
+            {"act": {"bfloat16 cuda:1": ["RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"]}},
+            "out_of_memory",
+            "GiB on device 1",
+        ),
+        ({"act": {"all_reduce": ["RuntimeError", "CUDA out of memory."]}}, "out_of_memory", "device 1"),
     ],
 )
 def test_what_a_gpu_can_still_fail_at(python: str, say: Json, code: str, found: str) -> None:
@@ -128,6 +134,21 @@ def test_what_a_gpu_can_still_fail_at(python: str, say: Json, code: str, found: 
     assert [problem["code"] for problem in result["problems"]] == [code]
     assert found in result["problems"][0]["found"]
     assert result["verdict"] == "failed"
+
+
+def test_a_planned_companion_must_be_there(python: str) -> None:
+    plan = {**PLAN, "capabilities": ["9.0"], "companions": ["torchvision"]}
+    result = judge(probe(python), "torch", python, plan, False, 20)
+    assert [problem["code"] for problem in result["problems"]] == ["companion_missing"]
+    assert judge(probe(python, torchvision="0.25.0"), "torch", python, plan, False, 20)["problems"] == []
+
+
+def test_cudnn_is_asked_for_where_no_kernel_runs(python: str) -> None:
+    act = {f"kernel cuda:{index}": ["RuntimeError", "CUDA error: unknown"] for index in (0, 1)}
+    told = probe(python, cudnn=None, act=act)
+    plan = {**PLAN, "capabilities": ["9.0"]}
+    problems = judge(told, "torch", python, plan, True, 20)["problems"]
+    assert [problem["code"] for problem in problems] == ["cudnn_missing"]
 
 
 def test_an_all_reduce_that_hangs_is_named(python: str) -> None:
