@@ -77,10 +77,15 @@ def secrets(urls: Iterable[str]) -> set[str]:
     return {text for password in found for text in (password, urllib.parse.unquote(password)) if text}
 
 
-def site(host: str) -> str:
-    """Return what the hosts of one site share: mirrors6.tuna.tsinghua.edu.cn is of tuna.tsinghua.edu.cn."""
-    parent = host.partition(".")[2]
-    return parent if parent.count(".") >= 1 and not re.match(r"[\d.]+\Z", host) else host
+# Below these everybody has a name.
+_PUBLIC = re.compile(r"(ac|co|com|edu|gov|net|org)\.[a-z]{2}\Z")
+
+
+def same_site(old: str, new: str) -> bool:
+    """mirrors6.tuna.tsinghua.edu.cn is of mirrors.tuna.tsinghua.edu.cn's site, with all below it."""
+    parent = old.partition(".")[2]
+    own = "." not in parent or re.match(r"[\d.]+\Z", old) or _PUBLIC.match(parent)
+    return new == old or (not own and f".{new}".endswith(f".{parent}"))
 
 
 class _SameSite(urllib.request.HTTPRedirectHandler):
@@ -91,7 +96,7 @@ class _SameSite(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
-        leaves = site(old.hostname or "") != site(new.hostname or "") and new.hostname not in self.allowed
+        leaves = not same_site(old.hostname or "", new.hostname or "") and new.hostname not in self.allowed
         if leaves or (old.scheme == "https" and new.scheme != "https"):
             raise MirrorError(f"redirects away to {redact(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

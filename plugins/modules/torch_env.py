@@ -170,6 +170,7 @@ code:
 import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Sequence
 
@@ -279,7 +280,10 @@ class Change:
 
     def prepare_pip(self, number: int, source: pip_cli.Source) -> Ready:
         if not self.host.uv:
-            return Ready(number, source.name, [], self.host.estimate(self.wanted), self.going())
+            need = self.host.estimate(self.wanted)
+            # pip has a wheel twice while it installs, in its cache and where it unpacks.
+            need = need._replace(cache=2 * need.cache)
+            return Ready(number, source.name, [], need, self.going())
         # Before uv, which would follow a redirect to anywhere.
         offered = [url for place in source.find_links for url in wheels.links(self.host.web, place)]
         if source.index_url and not source.find_links:
@@ -525,7 +529,14 @@ class Change:
         command = pip_cli.pip_command(
             self.prefix.python, source, self.params["cache_dir"], [*options, "--", *self.texts()]
         )
-        self.checked(command, {"PIP_CONFIG_FILE": os.devnull})
+        # /tmp may be in memory, and is not where the disk was looked at; a killed pip leaves its files there.
+        temporary = Path(self.params["cache_dir"], "tmp", self.wanted.name)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            self.checked(command, {"PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(temporary)})
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def uninstall(self, names: Sequence[str]) -> None:
         python = self.prefix.python

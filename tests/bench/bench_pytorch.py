@@ -5,7 +5,8 @@
 
 CONDA_PREFIX holds bin/conda, CHANNEL has Python; REQUIREMENT is one pin of torch, such as torch===2.7.1,
 VARIANT its build (cpu, cu126), INDEX an address that pip takes. Prints seconds, the bytes that the disk
-holds more (hard links once), and the load. The environments are removed, with the cache.
+holds more (hard links once), and the load. All is fetched once before, so that a mirror that caches serves
+both alike. The environments are removed, with the cache.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ def main(arguments: list[str]) -> None:
         place = [word for link in links for word in ("--find-links", link)]
         subprocess.run([*pip, "--index-url", index, *place, requirement], check=True)
 
+    def warm() -> None:
+        pip = [str(envs / names[0] / "bin" / "python"), "-m", "pip", "download", "-q", "--no-cache-dir"]
+        place = [word for link in links for word in ("--find-links", link)]
+        with tempfile.TemporaryDirectory(dir=prefix) as target:
+            subprocess.run([*pip, "-d", target, "--index-url", index, *place, requirement], check=True)
+
     def measure(what: str, function: Callable[[], None], *paths: Path) -> None:
         before, started = bytes_of(*paths), time.monotonic()
         function()
@@ -86,6 +93,7 @@ def main(arguments: list[str]) -> None:
             conda += ["--override-channels", "-c", channel]
             subprocess.run([*conda, "python=3.11", "pip"], check=True, capture_output=True)
         mine = [cache, envs / names[1], envs / names[2]]
+        warm()
         measure("pip by hand", by_hand, envs / names[0])
         measure("first environment", lambda: torch_env(names[1]), *mine)
         measure("second environment", lambda: torch_env(names[2]), *mine)

@@ -252,13 +252,18 @@ def test_redirects_within_a_site_are_followed(mirror: str, tmp_path: Path) -> No
     [
         ("mirrors.tuna.tsinghua.edu.cn", "mirrors6.tuna.tsinghua.edu.cn", True),
         ("mirror.nju.edu.cn", "mirrors.nju.edu.cn", True),
+        ("mirror.sjtu.edu.cn", "s3.jcloud.sjtu.edu.cn", True),
         ("mirror.sjtu.edu.cn", "download.pytorch.org", False),
+        ("nju.edu.cn", "evil.edu.cn", False),
+        ("example.org", "evil.org", False),
+        ("cache01", "cache02", False),
         ("pytorch.org", "python.org", False),
         ("127.0.0.1", "126.0.0.1", False),
     ],
 )
 def test_site(one: str, other: str, same: bool) -> None:
-    assert (dl.site(one) == dl.site(other)) is same
+    assert dl.same_site(one, other) is same
+    assert dl.same_site(one, one)
 
 
 def test_credentials_work_and_are_never_told(mirror: str, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Host:
         self.problems: list[dict[str, str]] = []
         self.install: Callable[[], object] = lambda: None
         self.uninstalls = True
+        self.temporary: str | None = None
         (root / "bin").mkdir()
         self.prefix = root / "envs" / "torch"
         monkeypatch.setattr(torch_env, "peek", lambda web, url, count: b"")
@@ -60,6 +61,7 @@ class Host:
             assert options["data"] == "torch===2.14.1+cu130\n"
             return 0, LOCK.format(size=self.size, sha="a" * 64), ""
         if "install" in words:
+            self.temporary = (options.get("environ_update") or {}).get("TMPDIR")
             self.install()
         if "uninstall" in words and self.uninstalls:
             for name in words[words.index("--python") + 2 :]:
@@ -179,6 +181,17 @@ def test_a_disk_that_is_short_is_refused_with_the_numbers(host: Host) -> None:
     ):
         assert part in result["msg"]
     assert host.fetched == [] and "install" not in host.commands[-1]
+
+
+def test_pip_unpacks_where_the_disk_was_looked_at(host: Host) -> None:
+    sizes = {"cu": {"wheels": 10**15, "unpacked": 10**15}}
+    result = host(uv=None, sizes=sizes)
+    assert result["code"] == "disk" and "3000000.0 GB are needed" in result["msg"]
+    temporary = host.root / "cache/tmp/torch"
+    (temporary / "pip-unpack-killed").mkdir(parents=True)
+    host.install = lambda: right(host)
+    assert host(uv=None)["changed"]
+    assert host.temporary == str(temporary) and not temporary.exists()
 
 
 def test_a_build_that_fails_its_probe_is_taken_back(host: Host) -> None:
