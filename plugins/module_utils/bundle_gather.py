@@ -484,6 +484,13 @@ class Gather:
         """Those that are not there, or not as they should be; the largest first."""
         rows = self.manifest["files"]
         order = sorted(paths, key=lambda path: -rows[path]["size"])
+        missing = sum(rows[path]["size"] - self.arrived(path) for path in order)
+        free = wheels.free(self.directory)
+        if missing > free:
+            raise GatherError(
+                f"{self.directory}: {missing / 1e9:.1f} GB are to be fetched, and {free / 1e9:.1f} GB are "
+                "free there. Nothing was fetched. Free some, or name a larger disk in bundle_dir"
+            )
         self.progress.phase(
             self.directory,
             f"fetching what is missing of {len(order)} files",

@@ -332,6 +332,21 @@ def test_the_next_mirror_of_a_channel_is_tried_and_all_are_named(make: Maker) ->
     assert [good["pytorch"] in words for words in make.tools.asked] == [False, True]
 
 
+def test_a_disk_that_is_short_is_refused_before_the_first_file(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make.tools.records = [packaged(make, "pkgs/main", "six-1.16-0", b"x" * 2000)]
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle_gather.wheels, "free", lambda _path: 1999)
+        with pytest.raises(GatherError, match=r"0 GB are to be fetched, .* Nothing was fetched"):
+            make(conda())
+    assert make.fetched == []
+    make(conda())
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle_gather.wheels, "free", lambda _path: 0)
+        assert make(conda())["changed"] is False
+
+
 def test_a_lock_is_taken_as_it_is(make: Maker) -> None:
     record = packaged(make, "pkgs/main", "six-1.16-0")
     row = {"channel": "pkgs/main", "subdir": "linux-64", "fn": record["fn"], "sha256": record["sha256"]}
