@@ -123,6 +123,7 @@ CONDA: list[tuple[str, str, str, str, list[str]]] = [
     ("frozen", "pytorch-cuda", "11.7", "made_0", ["cuda-cudart >=11.7,<11.8", "libcublas >=11.10,<11.11"]),
     ("frozen", "pytorch-mutex", "1.0", "cuda", []),
     ("frozen", "pytorch-mutex", "1.0", "cpu", []),
+    ("frozen", "cpuonly", "2.0", "0", ["pytorch-mutex 1.0 cpu"]),
     ("nvidia", "cuda-cudart", "11.7.99", "0", []),
     ("nvidia", "libcublas", "11.10.3.66", "0", []),
 ]

@@ -337,13 +337,13 @@ def test_a_disk_that_is_short_is_refused_before_the_first_file(
 ) -> None:
     make.tools.records = [packaged(make, "pkgs/main", "six-1.16-0", b"x" * 2000)]
     with monkeypatch.context() as patch:
-        patch.setattr(bundle_gather.wheels, "free", lambda _path: 1999)
+        patch.setattr(f"{bundle_gather.__name__}.wheels.free", lambda _path: 1999)
         with pytest.raises(GatherError, match=r"0 GB are to be fetched, .* Nothing was fetched"):
             make(conda())
     assert make.fetched == []
     make(conda())
     with monkeypatch.context() as patch:
-        patch.setattr(bundle_gather.wheels, "free", lambda _path: 0)
+        patch.setattr(f"{bundle_gather.__name__}.wheels.free", lambda _path: 0)
         assert make(conda())["changed"] is False
 
 

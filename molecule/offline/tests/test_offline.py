@@ -50,12 +50,22 @@ def test_the_host_has_no_way_out(host: Any) -> None:
 
 
 def test_pytorch_is_proven(host: Any) -> None:
-    (row,) = json.loads(host.file("/var/lib/torchfleet/verdict.json").content_string)["results"]
-    assert (row["verdict"], row["problems"]) == ("cpu", [])
+    rows = json.loads(host.file("/var/lib/torchfleet/verdict.json").content_string)["results"]
+    assert [(row["environment"], row["verdict"], row["problems"]) for row in rows] == [
+        ("torch", "cpu", []),
+        ("course", "cpu", []),
+    ]
     said = host.check_output(
         f"{PREFIX}/envs/torch/bin/python -c 'import torch; print(torch.__version__, torch.ones(2).sum())'"
     )
     assert re.match(r"2\.\d+\.\d+\+cpu tensor\(2", said)
+
+
+def test_the_build_of_the_course_came_from_the_channels_of_the_bundle(host: Any) -> None:
+    listed = host.check_output(f"{PREFIX}/bin/conda list -p {PREFIX}/envs/course --explicit")
+    for name in ("pytorch-2.0.0-py3.11_cpu_0", "torchvision-0.15.0-py311_cpu", "torchaudio-2.0.0-py311_cpu"):
+        assert f"file://{PLACE}/anaconda/cloud/pytorch/linux-64/{name}" in listed
+    assert "https://" not in listed
 
 
 def test_a_declared_environment_has_its_packages_of_conda_and_pip(host: Any) -> None:
