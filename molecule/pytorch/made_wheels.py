@@ -58,7 +58,7 @@ def wheel(name: str, version: str, requires: Iterable[str], files: Mapping[str, 
 def torch(version: str, cuda: str | None, own: str | None = None, broken: bool = False) -> tuple[str, bytes]:
     """``own``: the version that it says of itself, where its file name has no local part."""
     says = own or version
-    fake = Path(__file__).parents[2] / "tests/unit/fixtures/torch_probe/fake/torch/__init__.py"
+    fake = Path(__file__).resolve().parents[2] / "tests/unit/fixtures/torch_probe/fake/torch/__init__.py"
     say = {"version": says, "cuda": cuda, "count": 0}
     text = fake.read_text().replace('json.loads(os.environ.get("FAKE_TORCH", "{}"))', repr(say))
     code = '\nraise ImportError("libcudart.so.13: cannot open shared object file")\n' if broken else ""
