@@ -33,17 +33,42 @@ THEIRS = " Reason=memory is bad; see torchfleet: ticket [alice@2026-11-27T20:00:
         ("slurm", NODE.format("DOWN*+DRAIN", THEIRS), True, False, False),
         # The reason stays after a node was given back.
         ("slurm", NODE.format("IDLE", OURS), False, True, False),
-        ("kubernetes", " ", False, False, False),
-        ("kubernetes", "true ", True, False, False),
-        ("kubernetes", "true torchfleet: driver or PyTorch is changed", True, True, False),
+        ("kubernetes", " ", False, False, None),
+        ("kubernetes", "true ", True, False, None),
+        ("kubernetes", "true torchfleet: driver or PyTorch is changed", True, True, None),
         # Somebody uncordoned it by hand; our mark stayed.
-        ("kubernetes", " torchfleet: driver or PyTorch is changed", False, False, False),
+        ("kubernetes", " torchfleet: driver or PyTorch is changed", False, False, None),
     ],
 )
-def test_what_an_answer_means(scheduler: str, answer: str, drained: bool, ours: bool, busy: bool) -> None:
+def test_what_an_answer_means(
+    scheduler: str, answer: str, drained: bool, ours: bool, busy: bool | None
+) -> None:
     words = SCHEDULERS[scheduler]
-    found = [bool(re.search(words[word], answer)) for word in ("drained", "ours", "busy")]
-    assert found == [drained, ours, busy]
+    found = [bool(re.search(words[word], answer)) for word in ("drained", "ours")]
+    assert found == [drained, ours]
+    if busy is not None:  # else its jobs are another question
+        assert bool(re.search(words["busy"], answer)) is busy
+
+
+GPU_POD = '{"cpu":"4","nvidia.com/gpu":"1"}'
+
+
+@pytest.mark.parametrize(
+    ("pods", "busy"),
+    [
+        ("", False),
+        ("\n", False),  # a pod without any request, such as the device plugin's
+        ('{"cpu":"100m","memory":"64Mi"}\n', False),
+        ('{"cpu":"1"} {"nvidia.com/gpu":"0"}\n', False),
+        (GPU_POD + "\n", True),
+        ('{"cpu":"1"}\n{"cpu":"1"} ' + GPU_POD + "\n", True),
+        ('{"nvidia.com/mig-1g.5gb":"2"}\n', True),
+        ('{"nvidia.com/gpu.shared":"1"}\n', True),
+        ("map[cpu:1 nvidia.com/gpu:8]\n", True),  # before kubectl 1.18
+    ],
+)
+def test_a_pod_that_requests_a_gpu_is_a_job(pods: str, busy: bool) -> None:
+    assert bool(re.search(SCHEDULERS["kubernetes"]["busy"], pods)) is busy
 
 
 DRAIN = "scontrol update nodename={} state=drain reason=torchfleet: driver or PyTorch is changed"
@@ -77,6 +102,7 @@ def test_hosts_are_drained_and_given_back_unless_somebody_else_drained_them(tmp_
     role = "torchfleet.gpu.drain"
     tasks = [
         {"ansible.builtin.import_role": {"name": role}},
+        {"ansible.builtin.import_role": {"name": role, "tasks_from": "evict"}},
         {"ansible.builtin.import_role": {"name": role, "tasks_from": "undrain"}},
     ]
     play = {"hosts": "all", "gather_facts": False, "tasks": tasks}

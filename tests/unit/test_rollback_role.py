@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from plan_hosts import plan, truth, wish
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = "torch {{ pytorch_environments[0].torch }} by {{ nvidia_driver_version }}"
@@ -76,3 +77,56 @@ def test_a_wish_by_e_that_no_rollback_overrules_ends_the_run(site: Path) -> None
     assert code == 2
     said = " ".join(out.split())
     assert "gpu07: pytorch_environments, nvidia_driver_version is set by -e, which nothing overrules" in said
+
+
+DRIVER_580 = {"version": "580.65.06", "flavour": "open"}
+KEPT = {"state": "keep", "upgrade": False, "version": "auto", "branch": "auto", "flavour": "auto"}
+KEYS = tuple(KEPT)
+
+
+def test_no_newer_wish_moves_a_driver_that_the_rollback_does_not(site: Path) -> None:
+    """In group_vars: another version and branch, as an upgrade or a removal."""
+    bare = {**state(20, "2.7.1"), "driver": {}}
+    (site / "bare.json").write_text(json.dumps({"states": [bare]}))
+    there = {
+        "same": DRIVER_580,
+        "other": {**DRIVER_580, "version": "590.48.01"},
+        "came": DRIVER_580,
+        "bare": {},
+    }
+    inventory = yaml.safe_load((site / "hosts.yml").read_text())
+    host = inventory["all"]["hosts"].pop("gpu07")
+    inventory["all"]["vars"] = {
+        "nvidia_driver_state": "{{ 'absent' if inventory_hostname == 'came' else 'present' }}",
+        "nvidia_driver_upgrade": True,
+        "nvidia_driver_version": "590.48.01",
+        "nvidia_driver_branch": "590",
+        "nvidia_driver_flavour": "open",
+    }
+    inventory["all"]["hosts"] = dict.fromkeys(there, host)
+    (site / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    play = yaml.safe_load((site / "play.yml").read_text())
+    shown = ", ".join(f"'{key}': nvidia_driver_{key}" for key in KEYS)
+    wished = "{{ {" + shown + "} | to_json }}"
+    copy = {"content": wished, "dest": str(site / "{{ inventory_hostname }}.wish")}
+    play[0]["tasks"][-1] = {"ansible.builtin.copy": copy}
+    (site / "play.yml").write_text(yaml.safe_dump(play))
+    verified = f"{site}/{{{{ 'bare' if inventory_hostname in ['came', 'bare'] else 'verified' }}}}.json"
+    module = "{{ there[inventory_hostname] }}"
+    code, out = run(site, __rollback_verified=verified, __rollback_module=module, there=there)
+    assert code == 0, out
+    wishes = {name: json.loads((site / f"{name}.wish").read_text()) for name in there}
+    back = {**DRIVER_580, "state": "present", "upgrade": True, "branch": "580"}
+    assert wishes == {"same": KEPT, "other": back, "came": KEPT, "bare": KEPT}
+    said = " ".join(out.split())
+    assert "came: no driver was there at 2026-11-20T18:00:00Z, and 580.65.06 is there now. It is kept" in said
+    assert said.count("It is kept") == 1
+
+
+@pytest.mark.parametrize("gpus", [["H100"], []])
+@pytest.mark.parametrize("installed", ["580.65.06", "580.65.06 proprietary", None])
+def test_the_planner_keeps_what_the_rollback_wishes_kept(gpus: list[str], installed: str | None) -> None:
+    """Also where a better driver is on offer, or would be installed by itself."""
+    result = plan(truth(gpus, installed), wish("all", driver=KEPT, variant="cpu"))
+    assert result["problems"] == []
+    assert result["driver"]["action"] == ("keep" if installed else "none")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,9 +41,9 @@ VERIFY = """
 - ansible.builtin.set_fact:
     torchfleet_results: "{{ results | default([]) }}"
 """
-# Slurm as molecule/rolling has it, with things that happen: a job begins before the drain arrives, ends after
-# a number of questions, or slurmctld does not answer one of them.
-SCONTROL = """#!{python}
+# The schedulers as molecule/rolling has them, with things that happen: a job begins before the drain arrives,
+# ends after a number of questions, or slurmctld does not answer one of them.
+EVENTS = """#!{python}
 import json, os, sys
 path = os.environ["STANDIN_STATE"]
 with open(path) as file:
@@ -57,11 +58,17 @@ for name, node in nodes.items():
         if node["asked"] == node.get("ends"):
             node["state"] = node["state"].replace("MIXED", "IDLE")
         silent = silent or node["asked"] == node.get("silent")
+    if "patch node %s " % name in text and node.pop("begins", False):
+        node["pods"].append({{"name": "late", "owner": "Job", "requests": {{"nvidia.com/gpu": "1"}}}})
+    if "spec.nodeName=%s," % name in text:
+        node["asked"] = node.get("asked", 0) + 1
+        if node["asked"] == node.get("ends"):
+            node["pods"] = [pod for pod in node["pods"] if "requests" not in pod]
 with open(path, "w") as file:
     json.dump(nodes, file)
 if silent:
     sys.exit("slurmctld does not answer")
-os.execv("{plain}", ["scontrol", *sys.argv[1:]])
+os.execv("{plain}/{name}", ["{name}", *sys.argv[1:]])
 """
 
 
@@ -91,10 +98,11 @@ class Site:
             (own / "roles" / name).write_text(text)
         for name in ("bin", "plain"):
             (path / name).mkdir()
-        (path / "plain/scontrol").symlink_to(ROOT / "molecule/rolling/scheduler.py")
-        scontrol = path / "bin/scontrol"
-        scontrol.write_text(SCONTROL.format(python=sys.executable, plain=path / "plain/scontrol"))
-        scontrol.chmod(0o755)
+        for name in ("scontrol", "kubectl"):
+            (path / "plain" / name).symlink_to(ROOT / "molecule/rolling/scheduler.py")
+            program = path / "bin" / name
+            program.write_text(EVENTS.format(python=sys.executable, plain=path / "plain", name=name))
+            program.chmod(0o755)
         self.nodes = path / "nodes.json"
 
     @staticmethod
@@ -113,6 +121,25 @@ class Site:
             plays += yaml.safe_load((ROOT / "playbooks/parts" / f"{part}.yml").read_text())
         for play in plays:
             play["become"] = False
+        return self._run(plays, hosts, *options)
+
+    def change(self, hosts: dict[str, Any]) -> tuple[int, str]:
+        """The turn of each host alone, for a new driver, and why it was left."""
+        role = {"name": "torchfleet.gpu.rolling"}
+        tasks = [
+            {"ansible.builtin.import_role": {**role, "tasks_from": "defaults_of_roles"}},
+            {"ansible.builtin.import_role": {**role, "tasks_from": "host"}},
+            {
+                "ansible.builtin.debug": {
+                    "msg": "{{ inventory_hostname }} {{ torchfleet_held | default('done') }}"
+                }
+            },
+        ]
+        known = {"torchfleet_truth": {}, "torchfleet_plan": {"driver": {"action": "install"}}}
+        given = {name: {**known, **variables} for name, variables in hosts.items()}
+        return self._run([{"hosts": "all", "gather_facts": False, "tasks": tasks}], given)
+
+    def _run(self, plays: list[Any], hosts: dict[str, Any], *options: str) -> tuple[int, str]:
         (self.path / "play.yml").write_text(yaml.safe_dump(plays))
         given: dict[str, Any] = {}
         for name, variables in hosts.items():
@@ -168,7 +195,7 @@ class Site:
         """What was done to each host, in its order: how it was changed, drained and given back."""
         done: dict[str, list[str]] = {}
         for line in Path(f"{self.nodes}.log").read_text().splitlines():
-            name, what = line.split("nodename=")[1].split(" ", 1)
+            name, _, what = re.split(r"nodename=|kubectl (?:patch node|drain) ", line)[1].partition(" ")
             done.setdefault(name, []).append(what.split(" reason=")[0])
         return done
 
@@ -220,6 +247,7 @@ def test_a_host_is_drained_before_it_is_disturbed_and_a_job_that_slips_in_is_lef
         "busy": {"state": "MIXED"},
         "late": {"state": "IDLE", "begins": True},
         "left": {**LEFT, "begins": True},
+        "denied": {"state": "IDLE", "refuses": "Invalid user id"},
     }
     site.nodes.write_text(json.dumps({name: {"reason": "", **node} for name, node in nodes.items()}))
     hosts: dict[str, Any] = {name: {"drain_with": "slurm"} for name in nodes}
@@ -236,6 +264,7 @@ def test_a_host_is_drained_before_it_is_disturbed_and_a_job_that_slips_in_is_lef
     }
     for name in ("busy", "late", "left"):
         assert "skipped: at work (slurm runs jobs there); rolling_busy is skip" in table(out)[name]
+    assert "skipped: could not be drained: slurm_update error: Invalid user id" in table(out)["denied"]
 
 
 def test_a_verification_gives_back_what_an_earlier_run_left_drained_and_it_proves(site: Site) -> None:
@@ -269,6 +298,85 @@ def test_a_host_is_waited_for_and_then_no_longer_taken_to_be_at_work(site: Site)
     }
     assert "skipped: still at work after 1 s (slurm runs jobs there)" in table(out)["stays"]
     assert "slurmctld does not answer" in table(out)["silent"]
+
+
+DAEMON = {"name": "kube-system/device-plugin", "owner": "DaemonSet"}
+JOB = {"name": "lab/train", "owner": "Job", "requests": {"nvidia.com/gpu": "1"}}
+WEB = {"name": "lab/web", "owner": "ReplicaSet", "requests": {"cpu": "1"}}
+BARE = {"name": "lab/shell", "requests": {"cpu": "1"}}
+
+
+def test_kubernetes_evicts_no_pod_that_uses_a_gpu_but_by_force(site: Site) -> None:
+    nodes: dict[str, dict[str, Any]] = {
+        "skip": {"pods": [JOB]},  # no process on the GPU at this moment
+        "late": {"pods": [], "begins": True},
+        "wait": {"pods": [JOB]},
+        "ends": {"pods": [JOB, WEB], "ends": 3},
+        "force": {"pods": [JOB]},
+        # The last cannot be drained.
+        "bare": {"pods": [BARE]},
+        "left": {"pods": [BARE], "unschedulable": "true", "mark": OURS},
+        "theirs": {"pods": [BARE], "unschedulable": "true", "mark": ""},
+    }
+    for node in nodes.values():
+        node["pods"].insert(0, DAEMON)
+    site.nodes.write_text(json.dumps(nodes))
+    hosts: dict[str, Any] = {name: {"drain_with": "kubernetes", "drain_timeout": 1} for name in nodes}
+    for name, busy in {"wait": "wait", "ends": "wait", "force": "force"}.items():
+        hosts[name]["rolling_busy"] = busy
+    code, out = site.change(hosts)
+    assert code == 0, out
+    words = {"true": "cordon", "null": "uncordon", "--ignore-daemonsets": "evict", "changed": "changed"}
+    calls = {
+        name: [next(words[part] for part in words if part in call) for call in done]
+        for name, done in site.calls().items()
+    }
+    whole, back = ["cordon", "evict", "changed", "uncordon"], ["cordon", "uncordon"]
+    # The stand-in keeps no record of a call that fails.
+    assert calls == {
+        **dict.fromkeys(("ends", "force"), whole),
+        **dict.fromkeys(("late", "wait", "bare"), back),
+        "left": ["cordon"],
+    }
+    pods = {name: node["pods"] for name, node in json.loads(site.nodes.read_text()).items()}
+    assert pods["ends"] == [DAEMON] and pods["wait"] == [DAEMON, JOB]
+    for name in ("skip", "late"):
+        assert f"{name} skipped: at work (kubernetes runs jobs there)" in out
+    assert "wait skipped: still at work after 1 s (kubernetes runs jobs there)" in out
+    for name in ("bare", "left", "theirs"):
+        assert f"{name} skipped: could not be drained: cannot delete Pods that declare no controller" in out
+
+
+def test_other_packages_in_an_environment_of_pytorch_disturb_as_well(site: Site) -> None:
+    own = site.path / "collections/ansible_collections/torchfleet/gpu/roles/pytorch"
+    own.unlink()
+    shutil.copytree(ROOT / "roles/pytorch", own)
+    # torch itself is as planned
+    (own / "tasks/judge.yml").write_text(
+        "- ansible.builtin.set_fact: {__pytorch_judged: {environments: []}}\n"
+    )
+    lock = site.path / "env.lock"
+    names = ("python-3.11.9-0", "six-1.17.0-0")
+    lock.write_text("".join(f"https://conda.test/noarch/{name}.conda#{'0' * 32}\n" for name in names))
+    wish = {"name": "torch", "lock_file": str(lock)}
+    for name, builds in {"other": names[:1], "same": names, "frozen": names[:1]}.items():
+        meta = site.path / name / "envs/torch/conda-meta"
+        meta.mkdir(parents=True)
+        (meta / "history").write_text("")
+        for build in builds:
+            (meta / f"{build}.json").write_text(json.dumps({"name": build.split("-")[0]}))
+    plan = {"driver": {"action": "keep"}, "environments": [{"name": "torch", "python": "3.11"}]}
+    known: dict[str, Any] = {
+        "torchfleet_truth": {"machine": "x86_64", "driver": {"on_disk": None}},
+        "torchfleet_plan": plan,
+    }
+    host = {**known, "work": WORK, "conda_envs_environments": [wish]}
+    hosts: dict[str, Any] = dict.fromkeys(("other", "same", "fresh"), host)
+    hosts["frozen"] = {**host, "conda_envs_environments": [{**wish, "frozen": True}]}
+    code, out = site.change(hosts)
+    assert code == 0, out
+    assert site.calls() == {name: ["changed"] for name in ("same", "fresh", "frozen")}
+    assert "other skipped: at work (python3 pid 4242)" in out
 
 
 def test_preflight_keeps_why_a_host_was_out_of_the_run_before(site: Site) -> None:
