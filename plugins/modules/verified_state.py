@@ -33,6 +33,14 @@ options:
       python: {description: The planned Python., type: str, required: true}
       torch: {description: The planned version of torch., type: str}
       variant: {description: The planned variant., type: str}
+  others:
+    description: Other environments to keep beside the proven ones. One that is not there is left out.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name: {description: Its name., type: str, required: true}
+      prefix: {description: Where it is., type: path, required: true}
   keep:
     description: How many states are kept.
     type: int
@@ -60,6 +68,7 @@ state:
   type: dict
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -118,6 +127,15 @@ def main() -> None:
                     "variant": {"type": "str"},
                 },
             },
+            "others": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "prefix": {"type": "path", "required": True},
+                },
+            },
             "keep": {"type": "int", "default": 5},
         },
         supports_check_mode=True,
@@ -130,6 +148,11 @@ def main() -> None:
             msg=f"an environment cannot be read ({error!r}). Expected whole records in its conda-meta; run "
             "the role conda_envs again."
         )
+    for row in module.params["others"]:
+        # A broken one is no fault of what was proven.
+        with contextlib.suppress(OSError, ValueError):
+            if Prefix(row["prefix"]).whole:
+                rows.append(environment(row))
     state = {"driver": module.params["driver"], "environments": rows}
     before = states(path)
     if before and {key: before[0].get(key) for key in state} == state:

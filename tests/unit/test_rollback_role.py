@@ -14,7 +14,9 @@ import yaml
 from plan_hosts import plan, truth, wish
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOWN = "torch {{ pytorch_environments[0].torch }} by {{ nvidia_driver_version }}"
+SHOWN = """torch {{ pytorch_environments[0].torch }} by {{ nvidia_driver_version }}
+  for {{ pytorch_environments | length }}, conda for
+  {{ conda_envs_environments | map(attribute='name') | join(' ') }}"""
 
 
 def state(day: int, torch: str) -> dict[str, Any]:
@@ -30,7 +32,13 @@ def state(day: int, torch: str) -> dict[str, Any]:
                 "variant": "cpu",
                 "conda": [f"https://conda.test/noarch/of-{torch}.conda#0123"],
                 "pip": {},
-            }
+            },
+            {  # declared in conda_envs_environments alone
+                "name": "analysis",
+                "prefix": "/opt/miniconda3/envs/analysis",
+                "conda": [f"https://conda.test/noarch/numpy-of-{torch}.conda#0123"],
+                "pip": {},
+            },
         ],
     }
 
@@ -65,7 +73,9 @@ def run(site: Path, **variables: Any) -> tuple[int, str]:
 
 def test_what_was_verified_becomes_the_wish_and_lists_of_other_states_stay(site: Path) -> None:
     code, out = run(site)
-    assert code == 0 and "torch 2.7.1 by 580.65.06" in out, out
+    assert code == 0 and "torch 2.7.1 by 580.65.06 for 1, conda for torch analysis" in " ".join(
+        out.split()
+    ), out
     code, out = run(site, rollback_until="2026-11-10")
     assert code == 0 and "torch 2.6.0 by 580.65.06" in out, out
     lists = {path.read_text().splitlines()[1] for path in (site / "rollback").glob("gpu07-torch-*.txt")}

@@ -99,6 +99,17 @@ def test_an_environment_with_a_package_of_nowhere_has_no_list(run: Run, tmp_path
     assert kept(tmp_path)[0]["environments"][0]["conda"] == []
 
 
+def test_other_environments_are_kept_where_they_can_be_read(run: Run, tmp_path: Path, prefix: Path) -> None:
+    for name in ("analysis", "broken"):
+        shutil.copytree(prefix, prefix.parent / name)
+    (prefix.parent / "broken/conda-meta/python-3.11.7-h1_0.json").write_text("{")
+    names = ("analysis", "broken", "missing")
+    run(others=[{"name": name, "prefix": str(prefix.parent / name)} for name in names])
+    proven, analysis = kept(tmp_path)[0]["environments"]
+    assert (proven["name"], analysis["name"], "torch" in analysis) == ("torch", "analysis", False)
+    assert analysis["conda"] == [f"{URL}#{'0' * 32}"]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"schema": 9, "states": []}', "[]"])
 def test_a_file_that_cannot_be_read_is_begun_anew(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "lib").mkdir()
