@@ -96,13 +96,12 @@ def preflight_findings(
     values, pin = plain(variables), plain(installer)
     if not known:  # nor is it known which installer it needs
         pin["sha256"] = str(values["miniconda_sha256"] or "not needed")
-    wrong = preflight.problems(
-        planned, values, pin, plain(unknown), plain(argument_errors), plain(probed or {})
-    )
+    asked = plain(probed or {})
+    wrong = preflight.problems(planned, values, pin, plain(unknown), plain(argument_errors), asked)
     found = [findings.lost(str(told.get("host")), told)] if told else []
     found += map(findings.of_problem, [*wrong, *plain(bundle)])
     # Of a host without a plan its own state is told all the same.
-    found += findings.of_host(known, planned, values)
+    found += [*findings.of_host(known, planned, values), *findings.of_mirrors(asked, known, values)]
     errors = {row["code"] for row in found if row["severity"] == findings.ERROR}
     found += [findings.of_note(row) for row in planned.get("warnings", ()) if row["code"] not in errors]
     return sorted(found, key=lambda row: row["severity"])

@@ -9,7 +9,8 @@ version_added: 0.1.0
 author: The torchfleet authors
 description:
   - Takes the findings (C(torchfleet_findings)) of each host, and of one that failed without any error among
-    them what stopped it (C(torchfleet_failure)).
+    them what stopped it (C(torchfleet_failure)), with its variables of the wrong type
+    (C(__preflight_checked)).
 positional: hostvars, time
 options:
   _input:
@@ -30,7 +31,7 @@ options:
     type: str
     default: host
   percentage:
-    description: The share of hosts that may have errors, in percent.
+    description: The share of hosts that may have errors, in percent; what is no number counts as 0.
     type: float
     default: 0
 """
@@ -60,23 +61,27 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import findings
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import plain
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import findings, preflight
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import number, plain
 
 
 def _of(variables: Any) -> list[findings.Finding]:
     found: list[findings.Finding] = plain(variables.get("torchfleet_findings") or [])
     failure = plain(variables.get("torchfleet_failure"))
     if failure and not any(row["severity"] == findings.ERROR for row in found):
+        # A variable of the wrong type may be why.
+        checked = plain(variables.get("__preflight_checked") or {})
+        wrong = preflight.type_problems(checked.get("argument_errors", ()))
         found = [
             findings.error("failed", "preflight", failure, "a preflight that ends", "see its task"),
+            *map(findings.of_problem, wrong),
             *found,
         ]
     return found
 
 
 def preflight_report(
-    names: Any, hostvars: Any, time: str, stop: str = "host", percentage: float = 0
+    names: Any, hostvars: Any, time: str, stop: str = "host", percentage: Any = 0
 ) -> dict[str, Any]:
     if not isinstance(names, (list, tuple)):
         raise AnsibleFilterError(
@@ -84,7 +89,7 @@ def preflight_report(
             "pass ansible_play_hosts_all"
         )
     rows = [(str(name), _of(hostvars[name])) for name in names]
-    return findings.report(rows, str(time), str(stop), float(percentage))
+    return findings.report(rows, str(time), str(stop), number(percentage))
 
 
 class FilterModule:

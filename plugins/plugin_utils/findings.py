@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
-from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet
+from ansible_collections.torchfleet.gpu.plugins.plugin_utils import fleet, preflight
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils.problems import (
     Note,
     Problem,
     mapping,
+    number,
     sequence,
 )
 
@@ -345,7 +346,7 @@ def _space(rows: Mapping[str, Json], plan: Mapping[str, Any], variables: Mapping
     for path, size, what in needs(rows, plan, variables):
         if path in rows:
             by_device.setdefault(rows[path]["device"], []).append((path, size, what))
-    reserve = int(variables["pytorch_disk_reserve_mb"]) * 10**6
+    reserve = number(variables["pytorch_disk_reserve_mb"]) * 10**6
     found = []
     for wanted in by_device.values():
         free, total = rows[wanted[0][0]]["free_bytes"], sum(size for _path, size, _what in wanted)
@@ -368,25 +369,27 @@ def _space(rows: Mapping[str, Json], plan: Mapping[str, Any], variables: Mapping
 def _driver(truth: Mapping[str, Any], plan: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Finding]:
     """What the role nvidia_driver would refuse when its turn comes."""
     driver = mapping(plan.get("driver"))
-    if driver.get("action") not in CHANGES:
+    changes = driver.get("action") in CHANGES
+    if not changes and not variables["__preflight_reboots"]:
         return []
     found = []
     daemons = sequence(variables["__nvidia_driver_own_processes"])
     jobs = [row for row in map(mapping, sequence(truth.get("processes"))) if row.get("name") not in daemons]
     if jobs and not variables["nvidia_driver_reboot_force"]:
         users = ", ".join(f"{row.get('name')} (pid {row.get('pid')}, {row.get('user')})" for row in jobs)
+        planned = f"{driver['action']} the driver" if changes else "reboot for the driver"
         found.append(
             # A state that passes; whether the host is skipped, waited for or forced is rolling_busy's to say.
             warning(
                 "gpus_busy",
                 "the GPUs of the host",
-                f"in use by {users}, and the plan is to {driver['action']} the driver",
-                "no process on them while their driver changes",
+                f"in use by {users}, and the plan is to {planned}",
+                "no process on them while their driver changes or the host reboots",
                 "nothing: rolling_busy says what happens to the host; or run it again when they are done",
             )
         )
     enrolled = mapping(mapping(truth.get("mok")).get("key")).get("enrolled") is True
-    signs = driver["action"] != "remove" and driver.get("modules") == "dkms" and not enrolled
+    signs = driver["action"] in ("install", "upgrade") and driver.get("modules") == "dkms" and not enrolled
     if truth.get("secure_boot") and signs:
         if not variables["nvidia_driver_mok_enroll"]:
             found.append(
@@ -409,6 +412,69 @@ def _driver(truth: Mapping[str, Any], plan: Mapping[str, Any], variables: Mappin
                     "set one, in a vault",
                 )
             )
+    return found
+
+
+# What the mirrors that answer do not have
+
+
+def of_mirrors(
+    probed: Mapping[str, Any], truth: Mapping[str, Any], variables: Mapping[str, Any]
+) -> list[Finding]:
+    found = []
+    silent = preflight.silent(probed)
+    if preflight.UV in silent and variables["pytorch_installer"] != "uv":
+        found.append(
+            warning(
+                "no_mirror",
+                preflight.UV,
+                f"no mirror has uv: {silent[preflight.UV]}",
+                "one of mirrors_pypi_urls that has it",
+                "nothing: pip installs then, which is slower",
+            )
+        )
+    anaconda = mapping(probed.get("mirrors_anaconda_urls"))
+    if not anaconda.get("url"):
+        return found
+    lacking = {row["path"]: row["reason"] for row in map(mapping, sequence(anaconda.get("missing")))}
+    known = sequence(variables["mirrors_anaconda_cloud_channels"])
+    for channel, users in _channels(variables).items():
+        where = f"the channel {channel}" + (f" of {', '.join(users)}" if users else "")
+        if channel not in known:
+            found.append(
+                warning(
+                    "no_channel",
+                    where,
+                    "no channel of the mirrors: conda takes it from conda.anaconda.org, which was not asked",
+                    "one of mirrors_anaconda_cloud_channels",
+                    "add it to that list if the mirrors have it",
+                )
+            )
+        elif preflight.cloud(channel) in lacking:
+            new = any(preflight.missing(truth, _environment(variables, name)) for name in users)
+            tell = error if new else warning
+            found.append(
+                tell(
+                    "no_channel",
+                    where,
+                    f"{anaconda['url']} does not deliver it: {lacking[preflight.cloud(channel)]}",
+                    "all of mirrors_anaconda_cloud_channels",
+                    "name a mirror that has it first in mirrors_anaconda_urls, or take it out of that list",
+                )
+            )
+    return found
+
+
+def _channels(variables: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The declared channels that have a name and no address, with the environments that name them."""
+    found: dict[str, list[str]] = {
+        str(channel): [] for channel in sequence(variables["mirrors_anaconda_cloud_channels"])
+    }
+    for row in map(mapping, sequence(variables["conda_envs_environments"])):
+        for channel in sequence(row.get("channels")) if row.get("state") != "absent" else ():
+            name = str(channel).partition("/")[0]  # conda-forge/label/dev
+            if re.match(r"\w[\w.-]*\Z", name) and name not in ("defaults", "nodefaults"):
+                found.setdefault(name, []).append(str(row.get("name")))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import rolling, tables
@@ -31,6 +31,9 @@ SOURCE = "pytorch_sources: "
 INDEX_START, INDEX = 8192, 4 << 20
 # The groups of mirrors that a driver comes from, by the plan's repository.
 REPOSITORIES = {"nvidia": "nvidia_driver_nvidia_urls", "local": "nvidia_driver_local_repository"}
+# The mirrors of PyPI, asked for uv.
+UV = "pytorch_uv_version"
+PIN = re.compile(r"([a-z]+)={2,3}([^+,]+)")
 
 
 def wish(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +79,20 @@ def mirror_groups(
                     "urls": variables["mirrors_anaconda_urls"],
                     "path": f"pkgs/{channels[0]}/noarch/repodata.json",
                     "expect": '"subdir"',
-                    "optional": [f"pkgs/{channel}/noarch/repodata.json" for channel in channels[1:]],
+                    "optional": [
+                        *(f"pkgs/{channel}/noarch/repodata.json" for channel in channels[1:]),
+                        *map(cloud, sequence(variables["mirrors_anaconda_cloud_channels"])),
+                    ],
                 }
             )
+    prefix = variables["conda_envs_prefix"]
+    new = any(missing(truth, f"{prefix}/{row['name']}") for row in plan["environments"])
+    if (
+        new
+        and variables["pytorch_installer"] != "pip"
+        and missing(truth, str(variables["pytorch_uv_prefix"]))
+    ):
+        groups.append({"name": UV, "urls": variables["mirrors_pypi_urls"], "path": "uv/", "expect": "uv-"})
     operating_system = mapping(truth.get("os"))
     if plan["driver"]["packages"] and operating_system.get("id") == "debian":
         groups.append(
@@ -102,7 +116,12 @@ def mirror_groups(
     return groups
 
 
-def _missing(truth: Mapping[str, Any], path: str) -> bool:
+def cloud(channel: Any) -> str:
+    """What a mirror of Anaconda's is asked for, where it has the channel."""
+    return f"cloud/{channel}/noarch/repodata.json"
+
+
+def missing(truth: Mapping[str, Any], path: str) -> bool:
     """Whether it is known that the path is not there yet."""
     rows = map(mapping, sequence(truth.get("disks")))
     return any(row.get("path") == path and row.get("exists") is False for row in rows)
@@ -111,7 +130,7 @@ def _missing(truth: Mapping[str, Any], path: str) -> bool:
 def _installer_group(truth: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The installer of Miniconda, where there is none."""
     urls = sequence(variables.get("__preflight_installer_urls"))
-    if not urls or not _missing(truth, str(variables["miniconda_prefix"])):
+    if not urls or not missing(truth, str(variables["miniconda_prefix"])):
         return []
     directories, names = zip(*(str(url).rsplit("/", 1) for url in urls), strict=True)
     return [{"name": "miniconda_release", "urls": list(directories), "path": names[0], "expect": "#!/"}]
@@ -126,9 +145,10 @@ def _source_groups(
 ) -> list[dict[str, Any]]:
     """What the sources of a build are asked: for the build itself where the environment is not there yet."""
     chosen = {source["name"] for source in environment["sources"]}
-    new = _missing(truth, f"{variables['conda_envs_prefix']}/{environment['name']}")
+    new = missing(truth, f"{variables['conda_envs_prefix']}/{environment['name']}")
     release = f"torch-{environment['torch']}"
     python = f"-cp{''.join(str(environment['python']).split('.')[:2])}-"
+    pins = [match.groups() for match in map(PIN.match, environment["requirements"]) if match]
     groups = []
     for source in map(mapping, sequence(wished["sources"])):
         kind = source.get("kind", "pypi")
@@ -158,6 +178,23 @@ def _source_groups(
                 "search_bytes": count,
             }
         )
+        if not new or kind not in ("index", "pypi"):
+            continue
+        # A source that lacks what goes with torch is none for this build.
+        below, local = (
+            (f"{environment['variant']}/", f"+{environment['variant']}") if kind == "index" else ("", "")
+        )
+        groups += [
+            {
+                "name": f"{name} ({environment['name']} {package})",
+                "urls": source["urls"],
+                "path": f"{below}{package}/",
+                "expect": f"{package}-{version}{local}-",
+                "search_bytes": INDEX,
+            }
+            for package, version in pins
+            if package != "torch"
+        ]
     return groups
 
 
@@ -254,23 +291,14 @@ def problems(
                 else "remove it, or name it in preflight_foreign_variables if it is not meant for the role",
             )
         )
-    for error in argument_errors:
-        if not PLANNED.search(error):
-            found.append(
-                problem(
-                    "bad_variable",
-                    "a variable of the wrong type or value",
-                    error,
-                    "what the README of the role says of it",
-                    "correct the value where it is set (inventory, group_vars, -e)",
-                )
-            )
+    found += type_problems(error for error in argument_errors if not PLANNED.search(error))
     found += installer_problems(str(variables["miniconda_sha256"]), **installer)
     found += path_problems(variables)
     found += uv_problems(variables)
     found += environment_problems(variables)
     found += rolling_problems(variables)
-    optional = tuple(REPOSITORIES.values()) if variables["nvidia_driver_repository"] == "auto" else ()
+    optional = set(REPOSITORIES.values()) if variables["nvidia_driver_repository"] == "auto" else set()
+    optional |= {UV} if variables["pytorch_installer"] != "uv" else set()
     for group, said in silent(probed).items():
         # Without one source the plan may still hold; if it does not, this is why.
         if not (group.startswith(SOURCE) or group in optional) or plan.get("problems"):
@@ -285,6 +313,19 @@ def problems(
                 )
             )
     return found
+
+
+def type_problems(argument_errors: Iterable[str]) -> list[Problem]:
+    return [
+        problem(
+            "bad_variable",
+            "a variable of the wrong type or value",
+            error,
+            "what the README of the role says of it",
+            "correct the value where it is set (inventory, group_vars, -e)",
+        )
+        for error in argument_errors
+    ]
 
 
 def path_problems(variables: Mapping[str, Any]) -> list[Problem]:

@@ -89,6 +89,14 @@ def text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def number(value: Any) -> float:
+    """0 for what is none: that its type is wrong is told elsewhere."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0
+
+
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that was probably meant."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)

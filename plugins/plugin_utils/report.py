@@ -75,7 +75,7 @@ def record(
             *([f"quarantine: {quarantine}"] if quarantine else []),
             *([held] if held else []),
         ],
-        "warnings": _texts(plan, "warnings") + _of_preflight(findings),
+        "warnings": _texts(plan, "warnings") + _of_preflight(findings, failure),
         "reasons": _texts(plan, "reasons"),
         "rows": entry["rows"],
         "results": entry["results"],
@@ -86,12 +86,16 @@ def _texts(plan: Json | None, key: str) -> list[str]:
     return [str(mapping(note).get("text", note)) for note in sequence((plan or {}).get(key))]
 
 
-def _of_preflight(findings: Sequence[Json]) -> list[str]:
-    """What is not of the plan, whose own warnings are of its last state."""
+def _of_preflight(findings: Sequence[Json], failure: str | None) -> list[str]:
+    """What is not of the plan, whose own warnings are of its last state.
+
+    Errors too where they stopped nothing (preflight_stop: report); else they are the failure, or beside it.
+    """
+    told = ("warning",) if failure else ("error", "warning")
     return [
         f"{row['what']}: {row['found']}"
         for row in findings
-        if row["severity"] == "warning" and row["what"] != "the plan"
+        if row["severity"] in told and row["what"] != "the plan"
     ]
 
 

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from fleet_of import fleet
+from fleet_of import fleet, recorded
 
 HOSTS = 200
 RUN: dict[str, Any] = {"time": "2026-11-23T18:00:00Z", "by": "alice", "limit": "", "check_mode": False}
@@ -31,14 +31,9 @@ OPTIONS = (
 )
 
 
-def record(row: dict[str, Any]) -> dict[str, Any]:
-    facts = (row[key] for key in ("host", "truth", "plan", "results", "failure"))
-    return report.record(*facts, groups=row["groups"], reboot=row["reboot"])
-
-
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    rows = [record(row) for row in fleet(HOSTS)]
+    rows = [recorded(row) for row in fleet(HOSTS)]
     rows[-1]["host"] = EVIL
     rows[-1]["warnings"] = [EVIL]
     return report.document(rows, {**RUN, "playbooks": ["site.yml"]}, [{**RUN, "hosts": HOSTS, "states": {}}])

@@ -14,6 +14,7 @@ Json = dict[str, Any]
 GB = 10**9
 VARIABLES: Json = {
     "__nvidia_driver_own_processes": ["nvidia-persiste"],
+    "__preflight_reboots": False,
     "__preflight_sizes": {"miniconda": GB, "environment": GB // 2, "driver": {"/usr": GB, "/boot": GB // 5}},
     "__pytorch_sizes": {
         "cpu": {"wheels": GB // 4, "unpacked": GB},
@@ -25,6 +26,7 @@ VARIABLES: Json = {
     "miniconda_prefix": "/opt/conda",
     "miniconda_sha256": "",
     "miniconda_state": "present",
+    "mirrors_anaconda_cloud_channels": ["conda-forge", "bioconda"],
     "mirrors_anaconda_urls": ["https://one.example.org/anaconda", "http://192.0.2.7/anaconda"],
     "mirrors_debian_urls": [],
     "mirrors_proxy": {},
@@ -171,6 +173,12 @@ def test_the_disk_is_held_against_what_is_not_there_yet() -> None:
     assert found({"disks": there}) == [], "a change of what is there is judged by the role that makes it"
 
 
+def test_a_reserve_that_is_no_number_is_none() -> None:
+    new = [disk("/opt/conda", 10 * GB, exists=False), disk("/opt/conda/envs/torch", exists=False)]
+    assert [row[1] for row in found({"disks": new})] == ["disk"], "10 are needed, and 1 in reserve"
+    assert found({"disks": new}, pytorch_disk_reserve_mb="lots") == []
+
+
 def test_conda_and_cpu_builds_and_the_driver_need_less_or_more() -> None:
     rows = {
         path: disk(path, exists=False) for path in ("/opt/conda/envs/nlp", "/opt/conda/envs/torch", "/boot")
@@ -201,6 +209,8 @@ def test_gpus_that_are_busy_are_told_before_a_change_of_their_driver() -> None:
     assert (severity, code) == ("warning", "gpus_busy") and "python3 (pid 7, alice)," in said
     assert found({"processes": jobs}) == found({"processes": jobs[1:]}, INSTALL) == []
     assert found({"processes": jobs}, INSTALL, nvidia_driver_reboot_force=True) == []
+    ((severity, code, said),) = found({"processes": jobs}, __preflight_reboots=True)
+    assert (severity, code) == ("warning", "gpus_busy") and said.endswith("to reboot for the driver")
 
 
 def test_secure_boot_stops_a_module_that_would_not_load() -> None:
@@ -212,6 +222,43 @@ def test_secure_boot_stops_a_module_that_would_not_load() -> None:
     assert found({**on, "mok": {"key": {"enrolled": True}}}, INSTALL) == []
     prebuilt = {**INSTALL, "driver": {**INSTALL["driver"], "modules": "prebuilt"}}
     assert found(on, prebuilt) == found({"secure_boot": False}, INSTALL) == []
+
+
+def test_a_declared_channel_that_the_mirror_lacks() -> None:
+    missing = [{"path": f"cloud/{name}/noarch/repodata.json", "reason": "404"} for name in ("bioconda",)]
+    probed = {"mirrors_anaconda_urls": {"url": "https://one.example.org/anaconda", "missing": missing}}
+    rows = [
+        {"name": "bio", "channels": ["bioconda/label/dev", "defaults", "https://site.example.org/c"]},
+        {"name": "cv", "channels": ["nvidia", "conda-forge"]},
+        {"name": "old", "channels": ["gone"], "state": "absent"},
+    ]
+
+    def told(truth: Json, **variables: Any) -> list[tuple[str, str, str]]:
+        found = findings.of_mirrors(probed, truth, {**VARIABLES, **variables})
+        return [(row["severity"], row["what"], row["found"]) for row in found]
+
+    lacks = "https://one.example.org/anaconda does not deliver it: 404"
+    assert told({}) == [("warning", "the channel bioconda", lacks)]
+    new = {"disks": [disk("/opt/conda/envs/bio", exists=False)]}
+    first, second = told(new, conda_envs_environments=rows)
+    assert first == ("error", "the channel bioconda of bio", lacks)
+    assert second[:2] == ("warning", "the channel nvidia of cv") and "conda.anaconda.org" in second[2]
+    there = {"disks": [disk("/opt/conda/envs/bio")]}
+    assert told(there, conda_envs_environments=rows)[0][0] == "warning", "nothing is fetched for it"
+    assert findings.of_mirrors({}, {}, VARIABLES) == []
+
+
+def test_mirrors_without_uv_are_told_where_pip_takes_its_place() -> None:
+    probed = {"pytorch_uv_version": {"url": None, "failures": ["404"]}}
+    pin = {"file": "x.sh", "sha256": "0" * 64}
+
+    def told(installer: str) -> list[tuple[str, str]]:
+        values = {**VARIABLES, "pytorch_installer": installer}
+        rows = preflight_findings.preflight_findings(DEBIAN, PLAN, values, pin, probed=probed)
+        return [(row["severity"], row["code"]) for row in rows]
+
+    assert told("auto") == [("warning", "no_mirror")]
+    assert told("uv") == [("error", "no_mirror")]
 
 
 SSH = (
@@ -312,6 +359,12 @@ def test_when_a_run_stops(stop: str, percentage: int, hosts: int, failed: int, s
     assert (told["lines"][-1] == told["document"]["stopped"]) is stops
 
 
+def test_a_percentage_that_is_no_number_is_none() -> None:
+    hosts = {"bad": {"torchfleet_findings": [BAD]}, "good": {}}
+    told = preflight_report.preflight_report(list(hosts), hosts, "now", "run", "ten")
+    assert told["document"]["stopped"].startswith("1 of 2 hosts have errors")
+
+
 def test_a_host_that_failed_without_findings_has_a_row() -> None:
     hosts = {
         "gpu01": {"torchfleet_failure": "preflight: undefined", "torchfleet_findings": [MEH]},
@@ -319,4 +372,8 @@ def test_a_host_that_failed_without_findings_has_a_row() -> None:
     }
     told = preflight_report.preflight_report(list(hosts), hosts, "now")
     assert told["document"]["failed"] == ["gpu01"]
+    wrong = {"argument_errors": ["preflight_probe_from: is of type dict"]}
+    told_too = {"gpu01": {**hosts["gpu01"], "__preflight_checked": wrong}}
+    codes = preflight_report.preflight_report(["gpu01"], told_too, "now")["document"]["findings"]
+    assert [row["code"] for row in codes] == ["failed", "bad_variable", "end_of_life"]
     assert "preflight: undefined" in told["document"]["findings"][0]["found"]

@@ -157,6 +157,18 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"preflight_truth": truth("hopper"), "miniconda_init_users": {"alice": 1}},
         ["miniconda_init_users"],
     ),
+    "text for a number": (
+        {"preflight_truth": truth("hopper"), "pytorch_disk_reserve_mb": "lots"},
+        ["pytorch_disk_reserve_mb", "lots"],
+    ),
+    "no such distribution": (
+        {"preflight_truth": truth("hopper"), "miniconda_distribution": "miniforg"},
+        ["miniconda_distribution", "miniforg"],
+    ),
+    "mapping for a list": (
+        {"preflight_truth": truth("hopper"), "preflight_foreign_variables": {"report_address": 1}},
+        ["preflight_foreign_variables", "unable to convert to list"],
+    ),
     "mirror that does not answer": (
         {
             "preflight_truth": truth("hopper"),
@@ -276,6 +288,15 @@ def test_the_whole_run_stops_where_the_policy_says_so(site: Site) -> None:
     assert "unknown" in told["bad"]["failure"] or "Mandrake" in told["bad"]["failure"]
 
 
+def test_a_share_that_is_no_number_ends_no_run_without_its_table(site: Site) -> None:
+    hosts = {"bad": {"preflight_truth": truth("hopper"), "preflight_max_fail_percentage": "ten"}}
+    done = site.play("site.yml", hosts, "-e", "preflight_stop=run")
+    assert re.search(
+        r"^\s+error +bad_variable +bad .*preflight_max_fail_percentage", done.stdout, re.MULTILINE
+    )
+    assert re.search(r"^\s+bad +1 x H100 .*failed: ", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_findings_may_be_reported_only(site: Site) -> None:
     """A host goes on with errors of its own, but not without a plan."""
     misspelt = {"preflight_truth": truth("hopper"), "miniconda_prefxi": "/opt/conda"}
@@ -331,9 +352,11 @@ def test_foreign_variables_can_be_named(site: Site) -> None:
     given = {"preflight_truth": truth("hopper"), "report_address": "ops@example.org"}
     refused = site.play("playbooks/plan.yml", {"gpu01": given})
     assert "the variable report_address" in judged(refused.stdout)
-    taken = site.play(
-        "playbooks/plan.yml", {"gpu01": {**given, "preflight_foreign_variables": ["report_address"]}}
-    )
+    hosts = {
+        "list": {**given, "preflight_foreign_variables": ["report_address"]},
+        "text": {**given, "preflight_foreign_variables": "report_address"},  # to Ansible a list of one
+    }
+    taken = site.play("playbooks/plan.yml", hosts)
     assert taken.returncode == 0, taken.stdout
 
 
@@ -452,11 +475,14 @@ VARIABLES: dict[str, Any] = {
     "miniconda_prefix": "/opt/conda",
     "mirrors_pypi_urls": [],
     "mirrors_anaconda_channels": [],
+    "mirrors_anaconda_cloud_channels": ["conda-forge"],
     "mirrors_anaconda_urls": [],
     "mirrors_debian_urls": [],
     "conda_envs_environments": [],
     "nvidia_driver_nvidia_urls": ["https://one.example.org/repos", "https://two.example.org/repos"],
     "nvidia_driver_local_repository": {},
+    "pytorch_installer": "auto",
+    "pytorch_uv_prefix": "/opt/uv",
 }
 
 
@@ -536,6 +562,30 @@ def test_a_report_needs_no_mirror(site: Site) -> None:
     assert re.search(r"^\s+gpu01 .*not verified; planned: torch 2\.15\.0 cu132", done.stdout, re.MULTILINE)
 
 
+def test_an_error_hides_nothing_of_what_is_known(site: Site) -> None:
+    """What stops a run is another thing than what the host has."""
+    result = {
+        "environment": "torch", "verdict": "verified", "torch": "2.10.0+cu128", "cuda": "12.8",
+        "cuda_available": True, "python": "3.11.14", "devices": [], "problems": [],
+    }  # fmt: skip
+    verdict = site.path / "verdict.json"
+    verdict.write_text(json.dumps({"results": [result]}), encoding="utf-8")
+    known = {"preflight_truth": truth("hopper"), "gpu_verify_verdict_path": str(verdict)}
+    hosts = {"misspelt": {**known, "miniconda_prefxi": "/opt/conda"}, "unfit": {**known, **LOST["lost"]}}
+    hosts["unfit"].update(
+        preflight_truth={}, ansible_connection="local", ansible_python_interpreter="/no/python"
+    )
+    told = f"report_dir={site.path}/report"
+    done = site.play("playbooks/report.yml", hosts, "-e", told, "-e", f"miniconda_prefix={site.path}/conda")
+    assert done.returncode == 2, done.stdout + done.stderr
+    fleet = {row["host"]: row for row in json.loads((site.path / "report/report.json").read_text())["hosts"]}
+    row = fleet["misspelt"]
+    assert row["state"] == "failed" and "miniconda_prefxi" in row["failure"]
+    assert row["rows"][0]["torch"] == "2.10.0+cu128" and row["rows"][0]["is_available"] is True
+    assert row["drift"], "nothing is installed where the environment should be"
+    assert fleet["unfit"]["environments"] == [] and "Python" in fleet["unfit"]["failure"]
+
+
 def test_a_bundle_is_the_only_source_and_preflight_names_what_it_lacks(site: Site) -> None:
     place = site.path / "bundle"
     place.mkdir()
@@ -563,6 +613,7 @@ BUILD: dict[str, Any] = {
     "python": "3.11.9",
     "torch": "2.7.1",
     "variant": "cu126",
+    "requirements": ["torch==2.7.1,!=2.7.1+cpu", "torchvision===0.22.1"],
     "sources": [{"name": "pypi"}, {"name": "nju"}, {"name": "usb"}],
 }
 WISHED: dict[str, Any] = {
@@ -577,7 +628,7 @@ WISHED: dict[str, Any] = {
 
 def groups(*there: str, environments: tuple[dict[str, Any], ...] = (BUILD,), **more: Any) -> dict[str, Any]:
     """The groups by name, where only these of the paths are there."""
-    paths = ["/opt/conda", *(f"/opt/conda/envs/{row['name']}" for row in environments)]
+    paths = ["/opt/conda", "/opt/uv", *(f"/opt/conda/envs/{row['name']}" for row in environments)]
     facts = {"os": {}, "disks": [{"path": path, "exists": path in there} for path in paths]}
     planned = {"environments": environments, "driver": {"repository": None, "packages": []}}
     found = preflight.mirror_groups(planned, facts, WISHED, {**VARIABLES, **more})
@@ -596,7 +647,9 @@ def test_mirrors_are_asked_for_the_build_where_it_is_not_there_yet() -> None:
     asked = {name: (row["path"], row["expect"]) for name, row in found.items() if "sources" in name}
     assert asked == {
         "pytorch_sources: pypi": ("torch/", "torch-2.7.1-cp311-"),
+        "pytorch_sources: pypi (torch torchvision)": ("torchvision/", "torchvision-0.22.1-"),
         "pytorch_sources: nju": ("cu126/torch/", "torch-2.7.1+cu126-cp311-"),
+        "pytorch_sources: nju (torch torchvision)": ("cu126/torchvision/", "torchvision-0.22.1+cu126-"),
     }
     there = groups("/opt/conda", "/opt/conda/envs/torch", __preflight_installer_urls=installer)
     asked = {name: (row["path"], row["expect"]) for name, row in there.items() if "sources" in name}
@@ -604,10 +657,29 @@ def test_mirrors_are_asked_for_the_build_where_it_is_not_there_yet() -> None:
     assert "miniconda_release" not in there
 
 
+def test_mirrors_are_asked_for_the_declared_channels_and_for_uv() -> None:
+    more: dict[str, Any] = {
+        "mirrors_anaconda_channels": ["main", "r"],
+        "mirrors_anaconda_cloud_channels": ["bioconda"],
+    }
+    found = groups(**more)
+    assert found["mirrors_anaconda_urls"]["optional"] == [
+        "pkgs/r/noarch/repodata.json",
+        "cloud/bioconda/noarch/repodata.json",
+    ]
+    assert found["pytorch_uv_version"]["path"] == "uv/"
+    assert "pytorch_uv_version" not in groups("/opt/uv") | groups(pytorch_installer="pip")
+    assert "pytorch_uv_version" not in groups("/opt/conda/envs/torch"), "nothing is installed"
+
+
 def test_a_source_that_lacks_one_of_two_builds_is_left_out() -> None:
-    second = {**BUILD, "name": "old", "variant": "cu118"}
+    second = {**BUILD, "name": "old", "variant": "cu118", "requirements": []}
     found = groups(environments=(BUILD, second, {**BUILD, "name": "same"}))
-    assert [name for name in found if "nju" in name] == ["pytorch_sources: nju", "pytorch_sources: nju (old)"]
+    assert [name for name in found if "nju" in name] == [
+        "pytorch_sources: nju",
+        "pytorch_sources: nju (torch torchvision)",
+        "pytorch_sources: nju (old)",
+    ]
     lacks = {"url": None, "failures": ["lacks it"]}
     probed = {name: lacks if name.endswith("(old)") else {"url": "x", "failures": []} for name in found}
     answer = preflight.without_silent({**WISHED, "driver": {}}, probed)

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from ansible_collections.torchfleet.gpu.plugins.filter import fleet_document
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import page, report
-from fleet_of import fleet
+from fleet_of import fleet, recorded
 
 Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,34 +23,11 @@ RUN: Json = {"time": "2026-11-23T18:00:00Z", "by": "alice", "limit": "", "check_
 
 def record(**given: Any) -> Json:
     (row,) = fleet(1)
-    facts = {**row, **given}
-    return report.record(
-        facts["host"],
-        facts["truth"],
-        facts["plan"],
-        facts["results"],
-        facts["failure"],
-        groups=facts["groups"],
-        reboot=facts["reboot"],
-        drift=facts.get("drift"),
-        conda_drift=facts.get("conda_drift", ()),
-        findings=facts.get("findings", ()),
-    )
+    return recorded({**row, **given})
 
 
 def records(count: int) -> list[Json]:
-    return [
-        report.record(
-            row["host"],
-            row["truth"],
-            row["plan"],
-            row["results"],
-            row["failure"],
-            groups=row["groups"],
-            reboot=row["reboot"],
-        )
-        for row in fleet(count)
-    ]
+    return [recorded(row) for row in fleet(count)]
 
 
 def document(count: int = 20) -> Json:
@@ -130,8 +107,11 @@ def test_what_the_role_saw_differ_counts_before_what_was_proven_once() -> None:
 def test_warnings_of_preflight_stand_beside_those_of_the_plan() -> None:
     own = {"severity": "warning", "code": "disk", "what": "the file system of /opt", "found": "9.0 GB free"}
     plans = {**own, "what": "the plan", "found": "an older state of it"}
+    disk = "the file system of /opt: 9.0 GB free"
+    told = record(failure="preflight: 1 problem", findings=[SUDO, own, plans])["warnings"]
+    assert told == [*record()["warnings"], disk], "the error is the failure"
     told = record(findings=[SUDO, own, plans])["warnings"]
-    assert told == [*record()["warnings"], "the file system of /opt: 9.0 GB free"]
+    assert told == [*record()["warnings"], "the way to root: a password is required", disk]
 
 
 def test_a_warning_keeps_the_date_of_its_first_report() -> None:
@@ -207,6 +187,8 @@ def test_the_summary_counts() -> None:
     assert set(summary["states"]) >= {"verified", "failed", "unreachable", "cpu"}
     assert summary["gpus"]["H100 SXM5 80GB"] > summary["hosts"]
     assert summary["pending"] and summary["drift"] and summary["warnings"]
+    rows = records(20)
+    assert any(row["held"] for row in rows) and any(row["quarantine"] for row in rows)
 
 
 # What changed
@@ -342,3 +324,4 @@ def test_two_hundred_hosts_stay_under_a_megabyte() -> None:
     assert len(html.encode()) < 1_000_000
     assert time.perf_counter() - start < 5
     assert html.count("<tbody data-state") == 200
+    assert max(len(row["drift"]) + len(row["warnings"]) for row in report_of_200["hosts"]) > 15

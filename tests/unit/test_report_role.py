@@ -33,7 +33,14 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def report(site: Path, *options: str, code: int = 0, playbook: Path | None = None, **variables: Any) -> str:
+def report(
+    site: Path,
+    *options: str,
+    code: int = 0,
+    playbook: Path | None = None,
+    cwd: Path = ROOT,
+    **variables: Any,
+) -> str:
     given = json.dumps({"report_dir": str(site / "report"), **variables})
     command = [
         Path(sys.executable).parent / "ansible-playbook",
@@ -46,13 +53,13 @@ def report(site: Path, *options: str, code: int = 0, playbook: Path | None = Non
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "USER": "alice",
-        "SUDO_USER": "",
+        # Not USER: to Ansible that is who runs it, and whose home is the local connection's.
+        "SUDO_USER": "alice",
     }
     done = subprocess.run(
         [*map(str, command), str(playbook or site / "play.yml")],
         env=environment,
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -110,6 +117,21 @@ def test_any_two_reports_of_the_history_are_compared_without_a_host(site: Path) 
     assert "expected two" in changes(report_dir="", code=2)
     limited = report(site, "--limit", "gpu001", playbook=ROOT / "playbooks/changes.yml", code=2)
     assert "--limit gpu001 leaves out localhost" in limited
+
+
+def test_a_relative_directory_is_where_the_run_was_started(site: Path) -> None:
+    """Wherever the playbook lies; else each playbook would have a history of its own."""
+    start, other = site / "start", site / "other"
+    start.mkdir()
+    other.mkdir()
+    report(site, cwd=start, report_dir="told")
+    (other / "play.yml").write_text((site / "play.yml").read_text())
+    report(site, cwd=start, report_dir="told", playbook=other / "play.yml")
+    assert {path.name for path in (start / "told").iterdir()} == FILES
+    assert not (site / "told").exists() and not (other / "told").exists()
+    assert len(json.loads((start / "told/report.json").read_text())["runs"]) == 1
+    told = report(site, cwd=start, report_dir="nothing", playbook=ROOT / "playbooks/changes.yml", code=2)
+    assert f"found 0 reports in {start}/nothing" in " ".join(told.split())
 
 
 def test_who_ran_what_and_since_when_is_kept(site: Path) -> None:
