@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
+import re
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from checkout import clone, inventory
+from checkout import TRUTHS, clone, inventory
 
 
 @pytest.fixture
@@ -54,3 +60,62 @@ def test_a_pull_that_brings_nothing_new_ends_at_once(origin: Path, tmp_path: Pat
     again = pull(origin, target, "--only-if-changed", "playbooks/plan.yml")
     assert again.returncode == 0
     assert "Repository has not changed, quitting" in again.stdout
+
+
+# What mirrors are asked for in a plan without a GPU.
+PAGES = {
+    "simple/pip/index.html": "pip-26.0",
+    "simple/uv/index.html": "uv-0.13.9",
+    "anaconda/pkgs/main/noarch/repodata.json": '{"info": {"subdir": "noarch"}}',
+    "anaconda/miniconda/Miniconda3-py312_26.5.3-1-Linux-x86_64.sh": "#!/bin/sh",
+    "wheels/index.html": "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
+}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[str]:
+    for name, page in PAGES.items():
+        (tmp_path / "mirror" / name).parent.mkdir(parents=True)
+        (tmp_path / "mirror" / name).write_text(page)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "mirror"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_host_applies_the_project_to_itself(origin: Path, tmp_path: Path, mirror: str) -> None:
+    """In check mode, as what a record says that it is: this machine stays as it is, and may be any."""
+    target = tmp_path / "host" / "torchfleet"
+    target.parent.mkdir()
+    wheels = {
+        "name": "site",
+        "kind": "find_links",
+        "urls": [f"{mirror}/wheels/"],
+        "carries": ["torch==2.13.0+cpu"],
+    }
+    given = {
+        "preflight_truth": {**yaml.safe_load((TRUTHS / "hopper.yml").read_text()), "gpus": []},
+        "mirrors_pypi_urls": [f"{mirror}/simple"],
+        "mirrors_anaconda_urls": [f"{mirror}/anaconda"],
+        "pytorch_sources": [wheels],
+        "miniconda_prefix": str(tmp_path / "conda"),
+        "pytorch_uv_prefix": str(tmp_path / "uv"),
+        "pytorch_cache_dir": str(tmp_path / "cache"),
+        "gpu_verify_verdict_path": str(tmp_path / "verdict.json"),
+    }
+    done = pull(origin, target, "site.yml", "--check", "-e", json.dumps(given))
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = rf"^\s+{re.escape(socket.gethostname())} .*not verified; planned: torch 2\.13\.0 cpu"
+    assert re.search(row, done.stdout, re.MULTILINE), done.stdout
+    # ansible-pull limits the run to localhost too, which is no host of the inventory.
+    assert not re.search(r"^\s+localhost ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^TASK \[torchfleet\.gpu\.pytorch : ", done.stdout, re.MULTILINE), (
+        "it did not come so far"
+    )
+    assert not (tmp_path / "conda").exists()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.torchfleet.gpu.plugins.plugin_utils import preflight
+from plan_hosts import truth as made
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUTHS = Path(__file__).parent / "fixtures" / "preflight"
@@ -241,12 +242,15 @@ def test_what_is_wrong_with_any_host_is_told_at_once(site: Site, monkeypatch: py
     """Hosts that tell nothing stand beside those that do, and their wishes are judged all the same."""
     monkeypatch.setenv("ANSIBLE_BECOME_ALLOW_SAME_USER", "1")
     misspelt = {"miniconda_prefxi": "/opt/conda"}
-    busy = {**truth("hopper"), "processes": [{"pid": 7, "name": "python3", "user": "alice"}]}
+    work = {"processes": [{"pid": 7, "name": "python3", "user": "alice"}]}
+    busy = {**truth("hopper"), **work}
+    waits = {**made(["2330"], "535.261.03", loaded="535.247.01"), **work}
     hosts = {
         **LOST,
         "nosudo": {**LOST["nosudo"], **misspelt},
         "good": {"preflight_truth": truth("hopper")},
         "busy": {"preflight_truth": {**busy, "clock": {"time": 0, "skew_seconds": 7200.0}}},
+        "waits": {"preflight_truth": waits, "nvidia_driver_reboot": True},
         "here": {"conda_envs_prefix": "/proc/envs"},  # asked for real: there is no room
     }
     output = site.path / "findings.json"
@@ -263,7 +267,9 @@ def test_what_is_wrong_with_any_host_is_told_at_once(site: Site, monkeypatch: py
         ("busy", "clock"),
         ("here", "disk"),
     }
-    assert {host for host, _code in errors} == set(told["failed"]) == set(hosts) - {"good"}
+    assert {host for host, _code in errors} == set(told["failed"]) == set(hosts) - {"good", "waits"}
+    at_work = {row["host"]: row["found"] for row in told["findings"] if row["code"] == "gpus_busy"}
+    assert set(at_work) == {"busy", "waits"} and at_work["waits"].endswith("to reboot for the driver")
     assert all(
         set(row) >= {"host", "severity", "code", "found", "expected", "fix"} for row in told["findings"]
     )
@@ -271,7 +277,7 @@ def test_what_is_wrong_with_any_host_is_told_at_once(site: Site, monkeypatch: py
         severity = "warning" if code == "gpus_busy" else "error"
         assert re.search(rf"^\s+{severity}\s+{code} ", done.stdout, re.MULTILINE), done.stdout
     assert {host: line["failed"] for host, line in recap(done.stdout).items()} == {
-        host: int(host != "good") for host in hosts
+        host: int(host not in ("good", "waits")) for host in hosts
     }
 
 
