@@ -549,6 +549,9 @@ class Gather:
         before = path.read_text("utf-8") if path.is_file() else ""
         if before:
             self.manifest = bundle.read(self.directory)
+        # conda asks every channel that it is given, also one of which a host needs nothing.
+        asked = (name for request in requests for one in request.get("channels", ()) for name in one)
+        channels = [*channels, *(f"cloud/{name}" for name in asked)]
         self.manifest["channels"] = sorted({*self.manifest["channels"], *channels})
         self.work.mkdir(parents=True, exist_ok=True)
         solved, errors = [], []

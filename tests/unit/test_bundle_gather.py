@@ -322,6 +322,20 @@ def test_a_channel_of_torch_is_known_by_its_name_wherever_a_mirror_has_it(make: 
     assert row["url"] == url and len(make.files) == 2
 
 
+def test_a_channel_of_which_nothing_is_needed_has_an_index_all_the_same(make: Maker) -> None:
+    """The CPU build takes nothing from nvidia, and conda is given that channel beside it."""
+    make.tools.records = [packaged(make, "cloud/pytorch", "pytorch-2.0.0-py3.11_cpu")]
+    make(conda(channels=[{"pytorch": "https://x/cloud/pytorch", "nvidia": "https://y/cloud/nvidia"}]))
+    manifest = bundle.read(str(make.directory))
+    for subdir in ("noarch", "linux-64"):
+        index = make.directory / f"anaconda/cloud/nvidia/{subdir}/repodata.json"
+        assert json.loads(index.read_text())["packages"] == {}
+        # A host gets the indexes of what it needs.
+        assert f"anaconda/cloud/nvidia/{subdir}/repodata.json" in bundle.indexes(
+            bundle.narrowed(manifest, ["tools"])
+        )
+
+
 def test_the_next_mirror_of_a_channel_is_tried_and_all_are_named(make: Maker) -> None:
     make.tools.records = [packaged(make, "cloud/pytorch", "pytorch-2.0.0-py3.10_cuda11.7")]
     bad, good = ({"pytorch": f"https://{name}/cloud/pytorch"} for name in ("bad", "good"))
