@@ -54,7 +54,11 @@ FILES = HERE / "files"
 PLACEHOLDER = ("/opt/" + "placehold_" * 25)[:255]
 # One moment for every file and record: the same inputs give the same channel.
 TIMESTAMP = 1721865600
-CHANNELS = ("anaconda/pkgs/main", "anaconda/pkgs/r", "anaconda/cloud/conda-forge")
+# The last two, as pkgs/r, are there and empty.
+CHANNELS = (
+    *("anaconda/pkgs/main", "anaconda/pkgs/r", "anaconda/cloud/conda-forge"),
+    *("anaconda/cloud/pytorch", "anaconda/cloud/bioconda"),
+)
 INSTALLER_DIR = "anaconda/miniconda"
 INSTALLER = "Miniconda3-py311_{version}-0-Linux-x86_64.sh"
 # The same payload that gives itself out for an older conda: something to upgrade from.
@@ -531,7 +535,7 @@ def pypi_files_url() -> str:
 
 
 def write_channels(packages: Sequence[Package], www: Path) -> None:
-    main, _, forge = (www / channel for channel in CHANNELS)
+    main, _, forge, *_empty = (www / channel for channel in CHANNELS)
     for channel in CHANNELS:
         for subdir in ("linux-64", "noarch"):
             (www / channel / subdir).mkdir(parents=True)
