@@ -90,6 +90,16 @@ def _why_not_built(truth: Json, boots: str, headers: list[str]) -> str:
     return "build it with dkms autoinstall, or install the package of modules for that kernel"
 
 
+def _removed(truth: Json) -> tuple[str, str] | None:
+    driver = truth["driver"]
+    if driver["on_disk"] or driver["package"]:
+        return None
+    return "reboot pending", (
+        f"module {_name(driver['loaded'])} is loaded still, and neither its file nor a package is there:"
+        " a reboot lets it go"
+    )
+
+
 def _wrong_flavour(truth: Json) -> tuple[str, str] | None:
     driver = truth["driver"]
     disk = driver["on_disk"]
@@ -179,8 +189,6 @@ def _without_nouveau(nouveau: Json) -> str:
 def _reboot(truth: Json) -> tuple[str, str] | None:
     driver, kernel = truth["driver"], truth["kernel"]
     loaded, disk, library = driver["loaded"], driver["on_disk"], driver["library"]
-    if disk is None:
-        return None
     if loaded is None:
         if disk["kernel"] != kernel["running"]:
             return "reboot pending", (
@@ -242,8 +250,8 @@ def _refused(truth: Json) -> tuple[str, str] | None:
 # What hides other causes comes first; docs/contracts.md has the same order.
 Rule = Callable[[Json], "Tuple[str, str] | None"]
 RULES: tuple[Rule, ...] = (
-    _not_wanted, _foreign, _absent, _other_kernel, _wrong_flavour, _secure_boot, _nouveau, _reboot, _library,
-    _refused,
+    _not_wanted, _foreign, _absent, _other_kernel, _removed, _wrong_flavour, _secure_boot, _nouveau, _reboot,
+    _library, _refused,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.torchfleet.gpu.plugins.module_utils.verdict import driver_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]
@@ -35,7 +36,9 @@ TRUTH: Json = {
     "virtualization": {"type": "none", "detail": None},
     "secure_boot": False,
     "mok": None,
-    "gpus": [{"slot": "0000:18:00.0", "vendor": "10de", "device": "2330", "driver": "nvidia"}],
+    "gpus": [
+        {"slot": "0000:18:00.0", "vendor": "10de", "device": "2330", "driver": "nvidia", "flavours": None}
+    ],
     "nvswitches": 0,
     "driver": {
         "package": {"name": "nvidia-kernel-dkms", "version": "535.261.03-1", "manager": "dpkg"},
@@ -43,6 +46,8 @@ TRUTH: Json = {
             {"name": "nvidia-kernel-dkms", "version": "535.261.03-1", "branch": "535", "held": True}
         ],
         "half_configured": [],
+        "modules": [],
+        "dkms": [],
         "on_disk": {
             "version": "535.261.03",
             "flavour": "proprietary",
@@ -169,20 +174,48 @@ LEFT_ALONE: dict[str, Json] = {
     "keep": case({}, driver={"uvm": {"loaded": False, "at_boot": False}}, nvidia_driver_state="keep"),
     "unknown-system-kept": case({}, {"os": {**TRUTH["os"], "id": "gentoo", "name": "Gentoo Linux"}}),
 }
+FABRIC: Json = {"version": "535.261.03", "enabled": True, "active": True}
+# An operating system without data, so that no package manager of this machine is asked.
+GENTOO: Json = {"os": {**TRUTH["os"], "id": "gentoo", "name": "Gentoo Linux"}}
+
+
+def judged(plan: Json, truth: Json | None = None, driver: Json | None = None, **variables: Any) -> Json:
+    """A case whose verdict is the real one."""
+    given = case(plan, truth, driver, **variables)
+    found = given["torchfleet_truth"]
+    found["driver"]["verdict"], found["driver"]["reason"] = driver_verdict(found)
+    return given
+
+
+UNFIT: dict[str, tuple[Json, list[str]]] = {
+    "fabric-manager-missing": (
+        judged({}, {**GENTOO, "nvswitches": 4}),
+        ["4 NVSwitches, but Fabric Manager is missing", "all of version 535.261.03"],
+    ),
+    "fabric-manager-of-another-version": (
+        judged({}, {**GENTOO, "nvswitches": 4}, {"fabric_manager": {**FABRIC, "version": "535.309.01"}}),
+        ["Fabric Manager is 535.309.01", "all of version 535.261.03", "nvidia_driver_upgrade"],
+    ),
+    "libcuda-of-another-version": (
+        judged({}, GENTOO, {"library": {"version": "535.309.01", "path": "/l"}}),
+        ["libcuda is 535.309.01", "all of version 535.261.03", "in exactly this version"],
+    ),
+}
+LEFT_ALONE["fabric-manager"] = judged({}, {"nvswitches": 4}, {"fabric_manager": FABRIC})
 WAITS: dict[str, Json] = {
-    "pending": case({}, driver={"verdict": "reboot pending", "reason": "module 550 is on disk"}),
-    "nouveau": case({}, driver={"verdict": "nouveau active", "reason": "nouveau holds it", "loaded": None}),
-    "removed": case(
+    "pending": judged({}, driver={"loaded": {"version": "550.163.01", "flavour": "proprietary"}}),
+    "nouveau": judged({}, driver={"nouveau": {"loaded": True, "blacklisted": True}, "loaded": None}),
+    "removed": judged(
         {"action": "none"},
-        driver={
-            "package": None,
-            "packages": [],
-            "on_disk": None,
-            "verdict": "reboot pending",
-            "reason": "loaded still",
-        },
+        driver={"package": None, "packages": [], "on_disk": None, "library": None},
         nvidia_driver_state="absent",
     ),
+}
+# What the reason must say of each.
+DUE = {
+    "pending": "module 550.163.01 proprietary is loaded and 535.261.03 proprietary is on disk",
+    "nouveau": "nouveau is loaded: it is blacklisted, so a reboot leaves it out",
+    "removed": "module 535.261.03 proprietary is loaded still",
 }
 
 
@@ -196,7 +229,7 @@ OUTCOME = (
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
     """Run the role in check mode on a host for each case, none of which it may change."""
     folder = tmp_path_factory.mktemp("driver-role")
-    cases = {name: given for name, (given, _said) in REFUSED.items()} | LEFT_ALONE | WAITS
+    cases = {name: given for name, (given, _said) in (REFUSED | UNFIT).items()} | LEFT_ALONE | WAITS
     hosts = {
         name: {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **given}
         for name, given in cases.items()
@@ -260,6 +293,13 @@ def test_a_refusal_comes_before_the_first_change_and_says_what_to_do(
     assert not [part for part in ("s3", "r@t") if part in outcome[name]["said"]]
 
 
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_driver_that_is_kept_and_cannot_work_ends_the_run(outcome: dict[str, Json], name: str) -> None:
+    said = outcome[name]["said"]
+    assert [text for text in [f"{name}: ", "library mismatch", *UNFIT[name][1]] if text not in said] == []
+    assert outcome[name]["changed"] == 1  # the file that this test reads
+
+
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_what_is_in_order_or_not_wanted_is_left_alone(outcome: dict[str, Json], name: str) -> None:
     assert outcome[name]["said"] == ""
@@ -273,4 +313,4 @@ def test_what_is_in_order_or_not_wanted_is_left_alone(outcome: dict[str, Json], 
 @pytest.mark.parametrize("name", WAITS)
 def test_the_reason_for_a_reboot_is_told_by_the_truth(outcome: dict[str, Json], name: str) -> None:
     assert outcome[name]["required"] is True
-    assert outcome[name]["reason"] == WAITS[name]["torchfleet_truth"]["driver"]["reason"]
+    assert DUE[name] in outcome[name]["reason"]

@@ -584,7 +584,10 @@ OTHER_MODULE: Files = {"/lib/modules/6.1.0-9-amd64/updates/dkms/nvidia.ko": OPEN
         ([LOADED, ON_DISK, PACKAGES], "library mismatch", "libcuda.so.1 is missing"),
         # Gone with a kernel that was removed: what is loaded is the last that there is.
         ([LOADED, PACKAGES], "built for another kernel", "no kernel has its module on the disk"),
-        ([GPU, {"/sys/module/nvidia/x": ""}], "library mismatch", "module of unknown version is loaded"),
+        ([GPU, {"/sys/module/nvidia/x": ""}], "reboot pending", "module of unknown version is loaded still"),
+        # A removal: also where another flavour was asked for, the next boot lets it go.
+        ([LOADED], "reboot pending", "neither its file nor a package is there"),
+        ([LOADED, SECOND], "reboot pending", "a reboot lets it go"),
         (
             [LOADED, ON_DISK, OLD_LIBRARY, PACKAGES],
             "library mismatch",

@@ -27,7 +27,7 @@ SAID: dict[str, tuple[list[str], int]] = {
     "secure01": (["keep 580.178.04 open"], 0),
     "nouveau01": (["keep 580.178.04 proprietary"], 0),
     "busy01": (["keep 580.178.04 proprietary"], 0),
-    "library01": (["keep 580.178.04 proprietary"], 0),
+    "library01": (["keep 580.178.04 proprietary", "libcuda is 570.211.01", "lift its hold"], 1),
 }
 
 
