@@ -32,6 +32,9 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.verdict import driv
 Json = Dict[str, Any]
 
 NVIDIA = "10de"
+# HGX B200 and B300 show no NVSwitch on the bus, but the functions of a ConnectX-7 that manage them. Network cards
+# have the same id; the word in the vital product data they have not.
+CONNECTX_7, MANAGES_SWITCHES = ("15b3", "1021"), b"SW_MNG"
 MODPROBE_DIRS = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 
 LIBRARY_DIRS = ("lib/{machine}-linux-gnu", "lib64", "lib", "lib/wsl/lib", "local/nvidia/lib64")
@@ -199,7 +202,7 @@ def _container(host: Host) -> str | None:
 
 
 def pci(host: Host, flavours: Sequence[Json] = ()) -> tuple[list[Json], int]:
-    """The NVIDIA GPUs by slot, and the number of NVSwitches."""
+    """The NVIDIA GPUs by slot, and the number of NVSwitches (or of functions that manage them)."""
     gpus: list[Json] = []
     nvswitches = 0
     for path in host.glob("/sys/bus/pci/devices/*"):
@@ -207,6 +210,8 @@ def pci(host: Host, flavours: Sequence[Json] = ()) -> tuple[list[Json], int]:
         def field(name: str, path: str = path) -> str:
             return host.text(f"{path}/{name}", 64).lower().replace("0x", "", 1)
 
+        if (field("vendor"), field("device")) == CONNECTX_7:
+            nvswitches += MANAGES_SWITCHES in host.raw(f"{path}/vpd", 4096)
         if field("vendor") != NVIDIA:
             continue
         kind = field("class")[:4]

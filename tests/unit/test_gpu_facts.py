@@ -241,6 +241,16 @@ def test_gpus_are_display_devices_of_nvidia_in_slot_order(facts: Gather) -> None
     assert truth["nvswitches"] == 2
 
 
+def test_nvswitches_that_a_connectx_manages(facts: Gather) -> None:
+    """HGX B200: the switches are not on the bus. Its network cards have the same id."""
+    bridge, card = "0000:05:00.0", "0000:18:00.0"
+    files = pci(bridge, "1021", "020700", vendor="15b3") | pci(card, "1021", "020700", vendor="15b3")
+    files[f"/sys/bus/pci/devices/{bridge}/vpd"] = b"\x82\x04\x00name\x90\x0f\x00VA\x0bSMDL=SW_MNG\x78"
+    files[f"/sys/bus/pci/devices/{card}/vpd"] = b"\x82\x04\x00name\x78"
+    truth = facts(BASE, files)
+    assert (truth["nvswitches"], truth["gpus"]) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("text", "flavour"), [(PROC_PROPRIETARY, "proprietary"), (PROC_OPEN, "open"), (None, None)]
 )
