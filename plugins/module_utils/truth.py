@@ -32,8 +32,8 @@ from ansible_collections.torchfleet.gpu.plugins.module_utils.verdict import driv
 Json = Dict[str, Any]
 
 NVIDIA = "10de"
-# HGX B200 and B300 show no NVSwitch on the bus, but the functions of a ConnectX-7 that manage them. Network cards
-# have the same id; the word in the vital product data they have not.
+# HGX B200 and B300 show no NVSwitch on the bus, but the functions of a ConnectX-7 that manage them. Network
+# cards have the same id; the word in the vital product data they have not.
 CONNECTX_7, MANAGES_SWITCHES = ("15b3", "1021"), b"SW_MNG"
 MODPROBE_DIRS = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 
