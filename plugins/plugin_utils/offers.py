@@ -109,13 +109,18 @@ def _all(system: tables.System, wish: DriverWish) -> Iterator[Offer]:
                 LOCAL, branch, Version(row.version), row.version, tuple(tables.releases()[0].python),
                 tables.layout(system.layouts[row.layout], int(branch)), "high", "",
             )  # fmt: skip
-    for name, offers in system.repositories.items():
-        if wish.repository not in (AUTO, name):
-            continue
+    asked = {name: offers for name, offers in system.repositories.items() if wish.repository in (AUTO, name)}
+    keepers = tables.keeps_older()
+    kept = {offer.branch for name in asked if name in keepers for offer in asked[name]}
+    for name, offers in asked.items():
         for offer in offers:
             if offer.moves_to and wish.branch != offer.branch and wish.version != offer.text:
                 continue  # nobody asked for what the archive itself replaces
-            if wish.version.split(".")[0] == offer.branch and name in tables.keeps_older():
+            if wish.version.split(".")[0] == offer.branch and (
+                name in keepers
+                # An archive may be ahead of the tables; NVIDIA's is surer, where it has the branch.
+                or (offer.branch not in kept and Version(wish.version) > offer.version)
+            ):
                 yield replace(offer, version=Version(wish.version), text=wish.version, confidence="medium")
             else:
                 yield offer

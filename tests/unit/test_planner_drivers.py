@@ -166,6 +166,33 @@ def test_an_older_version_of_a_branch_can_be_pinned_where_it_stays() -> None:
     assert codes(result["problems"]) == ["no_driver_offered"]
 
 
+@pytest.mark.parametrize(
+    ("system", "version", "repository", "gets"),
+    [
+        ("debian12", "535.309.01", "auto", "distribution"),  # of bookworm-security
+        ("debian13", "550.200.01", "distribution", "distribution"),
+        ("ubuntu2404", "580.200.01", "distribution", "distribution"),
+        ("ubuntu2404", "580.200.01", "auto", "nvidia"),  # where older and newer ones stay
+    ],
+)
+def test_a_point_release_can_be_taken_before_the_tables_know_it(
+    system: str, version: str, repository: str, gets: str
+) -> None:
+    facts = truth(["A100"], os=system)
+    result = plan(facts, wish(driver={"version": version, "repository": repository}))
+    assert result["problems"] == []
+    assert (result["driver"]["version"], result["driver"]["repository"]) == (version, gets)
+    assert "low_confidence" in codes(result["warnings"])
+
+
+def test_an_archive_has_no_older_release_than_the_tables_and_moves_what_it_moves() -> None:
+    wanted = wish(driver={"version": "535.400.01", "repository": "distribution"})
+    (problem,) = plan(truth(["A100"], os="ubuntu2404"), wanted)["problems"]
+    assert problem["code"] == "no_driver_offered"
+    wanted = wish(driver={"version": "535.1.2", "repository": "distribution"})
+    assert codes(plan(truth(["A100"]), wanted)["problems"]) == ["no_driver_offered"]
+
+
 def test_the_repository_of_ones_own_comes_first() -> None:
     local = [{"version": "580.95.05", "layout": "nvidia"}]
     found = driver(truth(["H100"], os="rocky9"), wish(driver={"local": local}))
