@@ -42,6 +42,7 @@ class Package(NamedTuple):
     version: str
     state: str
     held: bool
+    arch: str
 
 
 def packages(host: Host, manager: str | None) -> tuple[Json | None, list[Json], list[Json]]:
@@ -58,7 +59,13 @@ def packages(host: Host, manager: str | None) -> tuple[Json | None, list[Json], 
         (item, _branch(item)) for item in found if item.state not in WHOLE[1:] and NAMES.search(item.name)
     ]
     rows = [
-        {"name": item.name, "version": item.version, "branch": branch, "held": item.held}
+        {
+            "name": item.name,
+            "version": item.version,
+            "arch": item.arch,
+            "branch": branch,
+            "held": item.held,
+        }
         for item, branch in driver
         if branch
     ]
@@ -111,7 +118,7 @@ def _dpkg(host: Host) -> list[Package]:
             name, status = fields.get("Package", ""), fields.get("Status", "").split()
             key = (name, fields.get("Architecture", ""))
             if len(status) == 3 and (status[2] not in WHOLE or NAMES.search(name)):
-                found[key] = Package(name, fields.get("Version", ""), status[2], status[0] == "hold")
+                found[key] = Package(name, fields.get("Version", ""), status[2], status[0] == "hold", key[1])
             else:
                 found.pop(key, None)
     return [found[key] for key in sorted(found)]
@@ -127,7 +134,7 @@ def _rpm(host: Host) -> list[Package]:
         if len(parts) == 5:
             name, epoch, version, release, arch = parts
             held = any(_locked(lock, name, epoch, f"{version}-{release}", arch) for lock in locks)
-            found.append(Package(name, f"{version}-{release}", "installed", held))
+            found.append(Package(name, f"{version}-{release}", "installed", held, arch))
     return found
 
 

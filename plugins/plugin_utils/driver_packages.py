@@ -97,6 +97,17 @@ def driver_leftover(installed: Iterable[Json], changes: Iterable[Json], driver: 
     ]
 
 
+def driver_duplicates(installed: Iterable[Json]) -> list[str]:
+    """The older ones of the packages of one name and architecture, as rpm names them."""
+    rows = sorted(installed, key=lambda row: [int(part) for part in re.findall(r"\d+", row["version"])])
+    newest = {(row["name"], row["arch"]): row["version"] for row in rows}
+    return [
+        f"{row['name']}-{row['version']}.{row['arch']}"
+        for row in rows
+        if row["version"] != newest[row["name"], row["arch"]]
+    ]
+
+
 def of_driver(changes: Iterable[Json]) -> list[str]:
     """The names of the packages that are a driver's."""
     return [row["name"] for row in changes if _is_driver(row)]

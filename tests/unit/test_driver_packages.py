@@ -228,6 +228,16 @@ def test_container_tools_are_no_part_of_a_driver() -> None:
     assert packages.of_driver(rows) == ["libcuda1", "glx-alternative-nvidia"]
 
 
+def test_two_architectures_of_a_library_are_no_duplicates_and_two_versions_are() -> None:
+    def row(name: str, version: str, arch: str) -> dict[str, Any]:
+        return {"name": name, "version": version, "arch": arch, "branch": "580", "held": True}
+
+    there = [row("nvidia-driver-libs", "580.126.09-1.el9", arch) for arch in ("i686", "x86_64")]
+    assert packages.driver_duplicates(there) == []
+    former = row("nvidia-driver-libs", "580.95.05-1.el9", "x86_64")
+    assert packages.driver_duplicates([*there, former]) == ["nvidia-driver-libs-580.95.05-1.el9.x86_64"]
+
+
 KEYS = Path(__file__).parent / "fixtures" / "openpgp"
 # As gpg --show-keys says, and https://ftp-master.debian.org/keys.html.
 STABLE = "4D64FEC119C2029067D6E791F8D2585B8783D481"

@@ -100,6 +100,21 @@ REFUSED: dict[str, tuple[Json, list[str]]] = {
         case(UPGRADE, driver={"foreign": FOREIGN}),
         ["580.65.06", ".run file", "nvidia_driver_adopt"],
     ),
+    "run-file-without-uninstaller": (
+        case(
+            UPGRADE, driver={"foreign": {**FOREIGN, "path": "/usr/lib/libcuda.so"}}, nvidia_driver_adopt=True
+        ),
+        ["580.65.06", "/usr/bin/nvidia-uninstall, is gone", "--uninstall"],
+    ),
+    "secure-boot-debian-11": (
+        case(
+            UPGRADE,
+            {"secure_boot": True, "os": {**TRUTH["os"], "version": "11", "name": "Debian 11"}},
+            nvidia_driver_mok_enroll=True,
+            nvidia_driver_mok_password="x",
+        ),
+        ["Secure Boot is on", "the DKMS of Debian 11 signs nothing"],
+    ),
     "busy": (
         case(UPGRADE, {"processes": [DAEMON, JOB]}),
         ["python3 (pid 4242, alice)", "nvidia_driver_reboot_force"],

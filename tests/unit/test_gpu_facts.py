@@ -182,8 +182,20 @@ def test_debians_own_driver_is_seen_through_its_alternatives(facts: Gather) -> N
     driver = facts(BASE, LOADED, debian_driver(), PACKAGES)["driver"]
     assert driver == {
         "packages": [
-            {"name": "nvidia-driver", "version": "535.261.03-1", "branch": "535", "held": False},
-            {"name": "nvidia-kernel-dkms", "version": "535.261.03-1", "branch": "535", "held": False},
+            {
+                "name": "nvidia-driver",
+                "version": "535.261.03-1",
+                "arch": "amd64",
+                "branch": "535",
+                "held": False,
+            },
+            {
+                "name": "nvidia-kernel-dkms",
+                "version": "535.261.03-1",
+                "arch": "amd64",
+                "branch": "535",
+                "held": False,
+            },
         ],
         "half_configured": [],
         "modules": [

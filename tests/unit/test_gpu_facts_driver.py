@@ -202,6 +202,7 @@ def test_rpm(host: MakeHost) -> None:
     }
     assert len(rows) == 13 and not any(row["held"] for row in rows)
     assert "nvidia-container-toolkit" not in [row["name"] for row in rows]
+    assert {row["arch"] for row in rows} == {"noarch", "x86_64"}
     assert [row["name"] for row in of_other_branches(rows, witness)] == ["nvidia-driver-NVML"]
 
 
