@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ansible_collections.torchfleet.gpu.plugins.plugin_utils import cli, tables
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
+LOOP = 0.25  # CPU seconds of an empty loop on the machine on which the half second was promised
 TRUTHS = Path(__file__).parent / "fixtures" / "preflight"
 COMMAND = (
     "from ansible_collections.torchfleet.gpu.plugins.plugin_utils.cli import main; raise SystemExit(main())"
@@ -442,22 +444,27 @@ def test_it_needs_no_ansible_and_half_a_second() -> None:
         "import sys; from ansible_collections.torchfleet.gpu.plugins.plugin_utils.cli import main; main(); "
         "sys.exit(sum(name.partition('.')[0] == 'ansible' for name in sys.modules))"
     )
-    costs = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-c", code, "--gpu", "2330", "--gpu", "1b06", "--explain"],
-            cwd="/",
-            env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    # CPU and not wall, and the best of three: the tests run beside others.
-    assert min(costs) < 0.5, costs
+    command = [sys.executable, "-c", code, "--gpu", "2330", "--gpu", "1b06", "--explain"]
+    # CPU and not wall, the best of three, beside a loop: other tests run at the time, and slow any program.
+    loop = [sys.executable, "-c", "for _ in range(5_000_000): pass"]
+    costs = [(cpu(command), cpu(loop)) for _ in range(3)]
+    assert min(cost for cost, _ in costs) < 0.5 * max(1.0, min(beside for _, beside in costs) / LOOP), costs
+
+
+def cpu(command: Sequence[str]) -> float:
+    """The CPU seconds of a command that ends well."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize(
