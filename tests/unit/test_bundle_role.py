@@ -120,5 +120,6 @@ def test_the_repositories_of_drivers_and_their_keys_are_asked_by_the_proxy(
     )
     _code, told = play(tmp_path, tmp_path / "play.yml")
     place = "http://nvidia.invalid/debian12/x86_64"
-    assert Proxy.seen[:1] == [f"{place}/InRelease"], told
+    # Debian's own archive is asked at the same time.
+    assert f"{place}/InRelease" in Proxy.seen[:-1], told
     assert re.fullmatch(rf"{place}/[0-9a-f]+\.pub", Proxy.seen[-1]), Proxy.seen

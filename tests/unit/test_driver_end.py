@@ -129,7 +129,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
             "truths": str(place / "truths"),
             "torchfleet_truth": copy.deepcopy(truth),
             "torchfleet_plan": {"driver": PLAN},
-            "nvidia_driver_pin": False,
             "__nvidia_driver_former_offer": {"results": []},
             "__nvidia_driver_before": {**truth["driver"], "on_disk": TRUTH["driver"]["on_disk"]},
             "__nvidia_driver_changes": [

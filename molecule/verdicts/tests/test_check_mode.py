@@ -20,7 +20,7 @@ SAID: dict[str, tuple[list[str], int]] = {
     "absent03": (["Would install driver 580.178.04 from nvidia", "nvidia-fabricmanager"], 0),
     "foreign01": (["keep 580.178.04 open"], 0),
     # No archive of this host has the headers that it needs.
-    "kernel01": (["keep 580.178.04 proprietary", "linux-headers-6.1.0-99-amd64' is available"], 1),
+    "kernel01": (["keep 580.178.04 proprietary", "Unable to locate package linux-headers-6.1.0-99-amd64"], 1),
     "flavour01": (["GTX 1080 Ti"], 1),
     "mixed01": (["move the GPUs of"], 1),
     "mixed02": (["V100"], 1),
