@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import plays
 import pytest
 import yaml
 from test_driver_role import FABRIC, GENTOO, PLAN, TRUTH, judged
@@ -168,23 +167,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ansible",
-            "playbook",
-            "--forks=9",
-            "-i",
-            str(folder / "hosts.yml"),
-            str(folder / "play.yml"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"), "COLUMNS": "1000"},
-    )
+    where = {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
+    done = plays.run(folder, "--forks=9", cwd=folder, **where)
     assert done.returncode == 0, done.stdout + done.stderr
     return {
         name: {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import plays
 import pytest
 import yaml
 from ansible_collections.torchfleet.gpu.plugins.module_utils.verdict import driver_verdict
@@ -277,14 +276,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
             ]
         )
     )
-    done = subprocess.run(
-        ["ansible-playbook", "--check", "-i", str(folder / "hosts.yml"), str(folder / "play.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "1000"},
-    )
+    done = plays.run(folder, "--check")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {name: json.loads((folder / f"{name}.json").read_text()) for name in cases}
     for line in done.stdout.partition("PLAY RECAP")[2].splitlines():

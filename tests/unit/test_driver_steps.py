@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import plays
 import pytest
 import yaml
-from test_driver_role import FOREIGN, PLAN, ROOT, TRUTH, UPGRADE
+from test_driver_role import FOREIGN, PLAN, TRUTH, UPGRADE
 
 Json = dict[str, Any]
 Answer = tuple[str, int, str]  # what the call looks like, the exit status, what is printed
@@ -28,7 +28,7 @@ for pattern, status, text in json.loads((here.parent / "answers").read_text()):
         print(text, file=sys.stderr if status else sys.stdout)
         sys.exit(status)
 """
-TOOLS = ("apt-get", "apt-mark", "dnf", "dpkg-query", "grep", "mokutil", "rpm", "zypper")
+TOOLS = ("apt-get", "apt-mark", "dnf", "dpkg-query", "mokutil", "rpm", "zypper")
 SYSTEMS: dict[str, Json] = {
     "debian11": {"id": "debian", "version": "11", "codename": "bullseye", "name": "Debian GNU/Linux 11"},
     "debian13": {"id": "debian", "version": "13", "codename": "trixie", "name": "Debian GNU/Linux 13"},
@@ -102,6 +102,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         (home / "answers").write_text(json.dumps(given["answers"]))
         (home / "calls").write_text("")
         for file, text in given.get("files", {}).items():
+            (home / file).parent.mkdir(exist_ok=True)
             (home / file).write_text(text)
         own = json.loads(json.dumps(given).replace("HOME", str(home)))
         (home / "facts.yml").write_text(yaml.safe_dump(own.pop("facts", {})))
@@ -132,14 +133,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         ],
     }
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        ["ansible-playbook", "-f", "4", "-i", str(folder / "hosts.yml"), str(folder / "play.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "1000"},
-    )
+    done = plays.run(folder, "-f", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     return {name: Outcome(folder / name) for name in CASES}
 
@@ -186,7 +180,7 @@ def test_a_repair_asks_for_the_headers_of_the_kernel_and_takes_nothing_off(
     """Asked first, then done; never linux-headers-amd64, which is of the archive's newest kernel."""
     assert outcome["headers"].said == ""
     asked = outcome["headers"].asked("apt-get install")
-    assert [words for words in asked if words != ["linux-headers-6.12.60-1-amd64"]] == []
+    assert len(asked) >= 2 and all(words == ["linux-headers-6.12.60-1-amd64"] for words in asked)
     trials = ["--simulate" in call for call in outcome["headers"].calls]
     assert trials[0] and trials.count(False) == 1 and not trials[-1]
 
@@ -199,19 +193,21 @@ def test_a_repair_brings_no_kernel(outcome: dict[str, Outcome]) -> None:
 
 def test_a_newer_kernel_gets_its_prebuilt_module(outcome: dict[str, Outcome]) -> None:
     asked = outcome["prebuilt"].asked("apt-get install")
-    assert asked
-    assert [
-        words for words in asked if words != ["linux-modules-nvidia-580-server-open-6.8.0-91-generic"]
-    ] == []
+    module = ["linux-modules-nvidia-580-server-open-6.8.0-91-generic"]
+    assert len(asked) >= 2 and all(words == module for words in asked)
     assert "--simulate" not in outcome["prebuilt"].calls[-1]
 
 
 def test_one_kernel_alone_gets_its_matched_headers(outcome: dict[str, Outcome]) -> None:
     """kernel-devel-matched of two kernels cannot be installed together."""
-    asked = [words[-2:] for words in outcome["matched"].asked("dnf")]
-    assert asked == [[f"kernel-devel-{EL['running']}", f"kernel-devel-matched-{EL['next']}"][::-1]] * 2
-    asked = [words[-2:] for words in outcome["unmatched"].asked("dnf")]
-    assert asked == [[f"kernel-devel-{EL['running']}", f"kernel-devel-{EL['next']}"]] * 2
+    headers = {
+        name: [set(words[-2:]) for words in outcome[name].asked("dnf")] for name in ("matched", "unmatched")
+    }
+    running, boots = EL["running"], EL["next"]
+    assert headers == {
+        "matched": [{f"kernel-devel-{running}", f"kernel-devel-matched-{boots}"}] * 2,
+        "unmatched": [{f"kernel-devel-{running}", f"kernel-devel-{boots}"}] * 2,
+    }
 
 
 # What an interrupted rpm left
@@ -247,10 +243,15 @@ CASES |= {
         host("debian13", DKMS, package("nvidia-driver-pinning-580", "580-1")),
         "judge.yml",
         plan={**UPGRADE, "branch": "590", "version": "590.48.01"},
-        answers=[
-            ("^grep", 0, "/etc/apt/preferences.d/lab\n/etc/apt/preferences.d/zz-torchfleet-nvidia.pref")
-        ],
+        files={
+            "preferences/lab": "Package: *\nPin: origin x\n\nPackage: libcuda1 nvidia-*\nPin: version 580*\n",
+            "preferences/own.pref": "Package: nvidia-*\n",
+            "preferences/other.pref": "Package: bash\n",
+            "preferences/old.bak": "Package: nvidia-*\n",  # none that apt reads
+        },
         facts={
+            "__nvidia_driver_apt_etc": "HOME/preferences",
+            "__nvidia_driver_apt_pin": "HOME/preferences/own.pref",
             "__nvidia_driver_offered": True,
             "__nvidia_driver_trial_error": "",
             "__nvidia_driver_changes": [{"name": "nvidia-kernel-dkms", "from": None, "to": "580.178.04-1"}],
@@ -270,7 +271,8 @@ def test_pins_of_a_former_run_are_released_and_no_others(outcome: dict[str, Outc
 def test_what_pins_another_branch_is_named(outcome: dict[str, Outcome]) -> None:
     said = outcome["pinned-by-others"].said
     assert "nvidia-kernel-dkms 580.178.04-1 is of branch 580" in said
-    assert "pins a driver by nvidia-driver-pinning-580, /etc/apt/preferences.d/lab: where" in said
+    lab = outcome["pinned-by-others"].folder / "preferences/lab"
+    assert f"pins a driver by nvidia-driver-pinning-580, {lab}: where" in said
 
 
 # A driver of NVIDIA's .run file
@@ -299,15 +301,13 @@ CASES |= {
 }
 
 
-def test_a_driver_of_a_run_file_goes_when_the_packages_are_there_and_that_is_told(
+def test_the_packages_can_be_fetched_alone_and_that_a_run_file_s_driver_is_gone_is_told(
     outcome: dict[str, Outcome],
 ) -> None:
     (call,) = outcome["run-file-fetched"].calls
     assert "--download-only" in call and call.endswith("nvidia-kernel-dkms")
     said = outcome["run-file-gone"].said
     assert "the driver of NVIDIA's .run file, 580.65.06, was removed before" in said
-    install = (ROOT / "roles/nvidia_driver/tasks/install.yml").read_text()
-    assert install.index("_trial.yml") < install.index('_fetch.yml"') < install.index("foreign.yml")
 
 
 # The enrolment of a key

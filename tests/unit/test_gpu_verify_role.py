@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import plays
 import pytest
 import yaml
 
@@ -73,21 +74,8 @@ def done(site: Path) -> subprocess.CompletedProcess[str]:
         "__gpu_verify_verified": "{{ own }}/verified.json",
         "__gpu_verify_quarantine": "{{ own }}/quarantine.json",
     }
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "ansible", "playbook", "-i", str(site / "hosts.yml")),
-            *("-e", json.dumps(given), str(site / "play.yml")),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_NOCOLOR": "1",
-            "FAKE_TORCH": json.dumps({"version": "2.10.0+cpu", "cuda": None, "count": 0}),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    fake = json.dumps({"version": "2.10.0+cpu", "cuda": None, "count": 0})
+    return plays.run(site, "-e", json.dumps(given), FAKE_TORCH=fake)
 
 
 # The role gives its files to root.
