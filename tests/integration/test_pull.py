@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import re
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -60,33 +55,6 @@ def test_a_pull_that_brings_nothing_new_ends_at_once(origin: Path, tmp_path: Pat
     again = pull(origin, target, "--only-if-changed", "playbooks/plan.yml")
     assert again.returncode == 0
     assert "Repository has not changed, quitting" in again.stdout
-
-
-# What mirrors are asked for in a plan without a GPU.
-PAGES = {
-    "simple/pip/index.html": "pip-26.0",
-    "simple/uv/index.html": "uv-0.13.9",
-    "anaconda/pkgs/main/noarch/repodata.json": '{"info": {"subdir": "noarch"}}',
-    "anaconda/miniconda/Miniconda3-py312_26.5.3-1-Linux-x86_64.sh": "#!/bin/sh",
-    "wheels/index.html": "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
-}
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[str]:
-    for name, page in PAGES.items():
-        (tmp_path / "mirror" / name).parent.mkdir(parents=True)
-        (tmp_path / "mirror" / name).write_text(page)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_args: Any) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(tmp_path / "mirror"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 def test_a_host_applies_the_project_to_itself(origin: Path, tmp_path: Path, mirror: str) -> None:
